@@ -1,0 +1,172 @@
+//! The settings of a run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::lipschitz::Lipschitz;
+use crate::optimizers::OptimizerConfig;
+
+/// The settings of a run, with the WGAN paper's values as defaults. Checked before the first step.
+///
+/// | field | default | range | meaning |
+/// |---|---|---|---|
+/// | `seed` | 0 | any | decides every random draw of the run |
+/// | `batch_size` | 64 | 1 or more | m: samples in each batch, real and generated |
+/// | `n_critic` | 5 | 1 or more | critic steps before each generator step |
+/// | `generator_steps` | 10,000 | any | generator steps that one `fit` does |
+/// | `lipschitz` | `Clip { c: 0.01 }` | see [`Lipschitz`] | how the critic is kept Lipschitz |
+/// | `critic_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
+/// | `generator_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
+///
+/// It reads from and writes to any serde format. A field left out has its default; an unknown one is refused.
+///
+/// ```
+/// use wgan::{Lipschitz, TrainConfig};
+/// let config = TrainConfig { lipschitz: Lipschitz::Clip { c: 0.05 }, ..TrainConfig::wgan() };
+/// assert!(config.check().is_ok());
+/// let wrong = TrainConfig { n_critic: 0, ..config };
+/// assert_eq!(wrong.check().unwrap_err().to_string(), "n_critic is 0; expected 1 or more");
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Decides every random draw of the run.
+    pub seed: u64,
+    /// Samples in each batch, real and generated.
+    pub batch_size: usize,
+    /// Critic steps before each generator step.
+    pub n_critic: usize,
+    /// Generator steps that one `fit` does.
+    pub generator_steps: u64,
+    /// How the critic is kept Lipschitz.
+    pub lipschitz: Lipschitz,
+    /// What moves the critic's parameters.
+    pub critic_optimizer: OptimizerConfig,
+    /// What moves the generator's parameters.
+    pub generator_optimizer: OptimizerConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self::wgan()
+    }
+}
+
+impl TrainConfig {
+    /// WGAN (Arjovsky et al. 2017, Algorithm 1): clipping at 0.01, RMSProp 5e-5, n_critic 5, batch 64.
+    #[must_use]
+    pub fn wgan() -> Self {
+        Self {
+            seed: 0,
+            batch_size: 64,
+            n_critic: 5,
+            generator_steps: 10_000,
+            lipschitz: Lipschitz::Clip { c: 0.01 },
+            critic_optimizer: OptimizerConfig::rms_prop(5e-5),
+            generator_optimizer: OptimizerConfig::rms_prop(5e-5),
+        }
+    }
+
+    /// WGAN-GP (Gulrajani et al. 2017, Algorithm 1): lambda 10, n_critic 5, Adam 1e-4 (0, 0.9), batch 64.
+    #[must_use]
+    pub fn wgan_gp() -> Self {
+        Self {
+            lipschitz: Lipschitz::gradient_penalty(),
+            critic_optimizer: OptimizerConfig::adam(1e-4, 0.0, 0.9),
+            generator_optimizer: OptimizerConfig::adam(1e-4, 0.0, 0.9),
+            ..Self::wgan()
+        }
+    }
+
+    /// WGAN-div as its paper's penalty has it, with the optimiser of its authors' code: k 2, p 6, n_critic 4,
+    /// Adam 2e-4 (0, 0.9).
+    #[must_use]
+    pub fn wgan_div() -> Self {
+        Self {
+            n_critic: 4,
+            lipschitz: Lipschitz::divergence_paper(),
+            critic_optimizer: OptimizerConfig::adam(2e-4, 0.0, 0.9),
+            generator_optimizer: OptimizerConfig::adam(2e-4, 0.0, 0.9),
+            ..Self::wgan()
+        }
+    }
+
+    /// WGAN-div as its authors' code has it: weight 10, p 6, n_critic 4, Adam 2e-4 (0, 0.9).
+    #[must_use]
+    pub fn wgan_div_authors_code() -> Self {
+        Self { lipschitz: Lipschitz::divergence_authors_code(), ..Self::wgan_div() }
+    }
+
+    /// WGAN-div as the tutorials have it: penalty at real and generated samples, n_critic 5, Adam 2e-4 (0.5, 0.999).
+    #[must_use]
+    pub fn wgan_div_tutorials() -> Self {
+        Self {
+            lipschitz: Lipschitz::divergence_tutorials(),
+            critic_optimizer: OptimizerConfig::adam(2e-4, 0.5, 0.999),
+            generator_optimizer: OptimizerConfig::adam(2e-4, 0.5, 0.999),
+            ..Self::wgan()
+        }
+    }
+
+    /// Checks every field against its range.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] with the first field that is outside, its value and the range.
+    pub fn check(&self) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::config("batch_size", 0, "1 or more"));
+        }
+        if self.n_critic == 0 {
+            return Err(Error::config("n_critic", 0, "1 or more"));
+        }
+        self.lipschitz.check()?;
+        self.critic_optimizer.check("critic_optimizer")?;
+        self.generator_optimizer.check("generator_optimizer")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_round_trip_with_defaults_and_unknown_fields() {
+        for config in
+            [TrainConfig::wgan(), TrainConfig::wgan_gp(), TrainConfig::wgan_div_tutorials()]
+        {
+            let text = serde_json::to_string_pretty(&config).unwrap();
+            assert_eq!(serde_json::from_str::<TrainConfig>(&text).unwrap(), config);
+        }
+        assert_eq!(serde_json::from_str::<TrainConfig>("{}").unwrap(), TrainConfig::wgan());
+        let typo = serde_json::from_str::<TrainConfig>(r#"{"n_critics": 3}"#).unwrap_err();
+        assert!(typo.to_string().contains("n_critics"), "{typo}");
+    }
+
+    #[test]
+    fn every_bad_value_is_named() {
+        let base = TrainConfig::wgan();
+        let gp = |lambda, target| Lipschitz::GradientPenalty {
+            lambda,
+            target,
+            sides: Default::default(),
+        };
+        let div = |k, p| Lipschitz::Divergence { k, p, points: Default::default() };
+        let lipschitz = |lipschitz| TrainConfig { lipschitz, ..base.clone() };
+        let critic = |critic_optimizer| TrainConfig { critic_optimizer, ..base.clone() };
+        for (config, field) in [
+            (TrainConfig { batch_size: 0, ..base.clone() }, "batch_size is 0"),
+            (TrainConfig { n_critic: 0, ..base.clone() }, "n_critic is 0"),
+            (lipschitz(Lipschitz::Clip { c: 0.0 }), "lipschitz.c is 0"),
+            (lipschitz(Lipschitz::Clip { c: f64::NAN }), "lipschitz.c is NaN"),
+            (lipschitz(gp(-1.0, 1.0)), "lipschitz.lambda is -1"),
+            (lipschitz(gp(10.0, -1.0)), "lipschitz.target is -1"),
+            (lipschitz(div(0.0, 6.0)), "lipschitz.k is 0"),
+            (lipschitz(div(2.0, 0.5)), "lipschitz.p is 0.5"),
+            (critic(OptimizerConfig::rms_prop(0.0)), "critic_optimizer.learning_rate is 0"),
+            (critic(OptimizerConfig::adam(1e-4, 1.0, 0.9)), "critic_optimizer.beta1 is 1"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
+    }
+}

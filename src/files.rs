@@ -1,0 +1,63 @@
+//! Writing files so that nothing that existed is lost when something fails.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Makes the folder, with its parents, and proves that a file can be written in it.
+///
+/// # Errors
+/// [`Error::Io`] that names the folder.
+pub fn ensure_writable_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "creating the folder", e))?;
+    tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, "writing into the folder", e))?;
+    Ok(())
+}
+
+/// Writes a file whole or not at all: into a temporary file beside it, flushed to disk, then renamed over it.
+///
+/// # Errors
+/// [`Error::Io`] that names the file; what was there before is untouched.
+pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let fail = |e| Error::io(path, "writing the file", e);
+    let mut builder = tempfile::Builder::new();
+    // The usual mode of a new file, less the umask; a temporary file's own would be private to its owner.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(fail)?;
+    file.write_all(contents).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_a_file_and_leaves_nothing_else() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io(Path::new("tmp"), "tempdir", e))?;
+        let path = folder.path().join("a.txt");
+        write_atomically(&path, b"one")?;
+        write_atomically(&path, b"two")?;
+        assert_eq!(std::fs::read(&path).ok().as_deref(), Some(&b"two"[..]));
+        assert_eq!(std::fs::read_dir(folder.path()).map(Iterator::count).ok(), Some(1));
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_that_is_a_file_is_named_in_the_error() -> Result<()> {
+        let file = tempfile::NamedTempFile::new()
+            .map_err(|e| Error::io(Path::new("tmp"), "tempfile", e))?;
+        let error =
+            ensure_writable_folder(&file.path().join("out")).expect_err("a file is no folder");
+        assert!(error.to_string().contains("out"), "{error}");
+        Ok(())
+    }
+}

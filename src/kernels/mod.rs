@@ -1,0 +1,95 @@
+//! The fast arithmetic on the CPU, and the only place for `unsafe` code.
+//!
+//! Nothing here knows of gradients, layers or training: slices in, slices out. Every kernel is tested against
+//! a naive twin written in the test module beside it, and gives the same bytes for any number of threads: work
+//! is cut into pieces whose size does not depend on the machine, and no sum is split between threads.
+
+pub(crate) mod activation;
+pub(crate) mod batch_norm;
+pub(crate) mod matmul;
+pub(crate) mod reduce;
+pub(crate) mod update;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Layout, WithDType};
+
+/// The element types that training works in: `f32` and `f64`.
+pub(crate) trait Real: WithDType + num_traits::Float {}
+impl Real for f32 {}
+impl Real for f64 {}
+
+/// Elements that one task of a parallel elementwise kernel takes: small enough to share out, large enough to
+/// pay for the hand-over.
+const CHUNK: usize = 16 * 1024;
+
+/// The elements of a contiguous tensor.
+pub(crate) fn slice<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
+        None => candle_core::bail!("expected a contiguous tensor, got {layout:?}"),
+    }
+}
+
+/// The elements of a contiguous tensor, to be changed in place.
+pub(crate) fn slice_mut<'a, T: Real>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a mut [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("expected a contiguous tensor, got {layout:?}")
+    };
+    let elements: &mut dyn std::any::Any = match storage {
+        CpuStorage::F32(elements) => elements,
+        CpuStorage::F64(elements) => elements,
+        other => candle_core::bail!("expected f32 or f64, got {:?}", other.dtype()),
+    };
+    match elements.downcast_mut::<Vec<T>>() {
+        Some(elements) => Ok(&mut elements[start..end]),
+        None => candle_core::bail!("expected {:?}, got the other float type", T::DTYPE),
+    }
+}
+
+/// Calls `$kernel::<f32>` or `$kernel::<f64>`, by the storage's element type.
+macro_rules! for_real {
+    ($storage:expr, $T:ident => $call:expr) => {
+        match $storage {
+            candle_core::CpuStorage::F32(_) => {
+                type $T = f32;
+                $call
+            }
+            candle_core::CpuStorage::F64(_) => {
+                type $T = f64;
+                $call
+            }
+            other => candle_core::bail!(
+                "expected f32 or f64, got {:?}",
+                candle_core::backend::BackendStorage::dtype(other)
+            ),
+        }
+    };
+}
+pub(crate) use for_real;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::Real;
+    use candle_core::WithDType;
+    use rand::{Rng, SeedableRng};
+
+    /// Reproducible values in [-1, 1).
+    pub(crate) fn values<T: Real>(count: usize, seed: u64) -> Vec<T> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| <T as WithDType>::from_f64(rng.random_range(-1.0..1.0))).collect()
+    }
+
+    pub(crate) fn assert_close<T: Real>(got: &[T], expected: &[T], tolerance: f64) {
+        assert_eq!(got.len(), expected.len());
+        for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
+            let (g, e) = (WithDType::to_f64(g), WithDType::to_f64(e));
+            assert!((g - e).abs() <= tolerance * e.abs().max(1.0), "element {i}: {g} for {e}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Parameter updates in place, one pass over memory for each tensor that changes.
+
+use rayon::prelude::*;
+
+use super::{CHUNK, Real};
+
+/// `average = decay * average + (1 - decay) * gradient`
+pub(crate) fn average<T: Real>(average: &mut [T], gradient: &[T], decay: f64) {
+    let keep = <T as candle_core::WithDType>::from_f64(decay);
+    let take = <T as candle_core::WithDType>::from_f64(1.0 - decay);
+    zip_mut(average, gradient, |average, gradient| keep * average + take * gradient);
+}
+
+/// `average = decay * average + (1 - decay) * gradient^2`
+pub(crate) fn average_of_squares<T: Real>(average: &mut [T], gradient: &[T], decay: f64) {
+    let keep = <T as candle_core::WithDType>::from_f64(decay);
+    let take = <T as candle_core::WithDType>::from_f64(1.0 - decay);
+    zip_mut(average, gradient, |average, gradient| keep * average + take * gradient * gradient);
+}
+
+/// `parameter -= rate * direction / (sqrt(square) * scale + eps)`
+pub(crate) fn descend<T: Real>(
+    parameter: &mut [T],
+    direction: &[T],
+    square: &[T],
+    rate: f64,
+    scale: f64,
+    eps: f64,
+) {
+    let [rate, scale, eps] = [rate, scale, eps].map(<T as candle_core::WithDType>::from_f64);
+    let piece = |((parameter, direction), square): ((&mut [T], &[T]), &[T])| {
+        pulp::Arch::new().dispatch(|| {
+            for ((parameter, &direction), &square) in
+                parameter.iter_mut().zip(direction).zip(square)
+            {
+                *parameter -= rate * direction / (square.sqrt() * scale + eps);
+            }
+        });
+    };
+    parameter
+        .par_chunks_mut(CHUNK)
+        .zip(direction.par_chunks(CHUNK))
+        .zip(square.par_chunks(CHUNK))
+        .for_each(piece);
+}
+
+/// Clamps each element to `[-bound, bound]`. NaN stays NaN, so that it is seen.
+pub(crate) fn clamp<T: Real>(elements: &mut [T], bound: f64) {
+    let bound = <T as candle_core::WithDType>::from_f64(bound);
+    elements.par_chunks_mut(CHUNK).for_each(|elements| {
+        pulp::Arch::new().dispatch(|| {
+            for x in elements.iter_mut() {
+                *x = if *x > bound {
+                    bound
+                } else if *x < -bound {
+                    -bound
+                } else {
+                    *x
+                };
+            }
+        });
+    });
+}
+
+fn zip_mut<T: Real>(target: &mut [T], source: &[T], f: impl Fn(T, T) -> T + Sync) {
+    target.par_chunks_mut(CHUNK).zip(source.par_chunks(CHUNK)).for_each(|(target, source)| {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (target, &source) in target.iter_mut().zip(source) {
+                    *target = f(*target, source);
+                }
+            },
+        );
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::tests::values;
+
+    #[test]
+    fn every_update_equals_its_formula() {
+        let n = 2 * CHUNK + 5;
+        let (start, g) = (values::<f64>(n, 1), values::<f64>(n, 2));
+        let square: Vec<f64> = values::<f64>(n, 3).iter().map(|x| x * x).collect();
+
+        let mut x = start.clone();
+        average(&mut x, &g, 0.9);
+        for i in 0..n {
+            assert_eq!(x[i], 0.9 * start[i] + (1.0 - 0.9) * g[i]);
+        }
+        let mut x = start.clone();
+        average_of_squares(&mut x, &g, 0.9);
+        for i in 0..n {
+            assert_eq!(x[i], 0.9 * start[i] + (1.0 - 0.9) * g[i] * g[i]);
+        }
+        let mut x = start.clone();
+        descend(&mut x, &g, &square, 0.1, 2.0, 1e-8);
+        for i in 0..n {
+            assert_eq!(x[i], start[i] - 0.1 * g[i] / (square[i].sqrt() * 2.0 + 1e-8));
+        }
+        let mut x = start.clone();
+        clamp(&mut x, 0.25);
+        for i in 0..n {
+            assert_eq!(x[i], start[i].clamp(-0.25, 0.25));
+        }
+    }
+
+    #[test]
+    fn clamp_keeps_nan() {
+        let mut x = [f32::NAN, f32::INFINITY];
+        clamp(&mut x, 1.0);
+        assert!(x[0].is_nan() && x[1] == 1.0);
+    }
+}

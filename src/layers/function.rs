@@ -1,0 +1,60 @@
+//! The activation functions that ready-made models can be configured with.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::activate;
+use crate::error::Result;
+use crate::kernels::activation::Function;
+
+/// An activation function, as a setting of a model.
+///
+/// On traced tensors it is exact to the second order. Gradients at kinks are PyTorch's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Activation {
+    /// `max(x, 0)`
+    Relu,
+    /// `x` where positive, `slope * x` elsewhere. The field's usual slope is 0.2.
+    LeakyRelu(f64),
+    /// `x` where positive, `alpha (e^x - 1)` elsewhere.
+    Elu(f64),
+    /// `x sigmoid(x)`
+    Silu,
+    /// `ln(1 + e^x)`
+    Softplus,
+    /// The hyperbolic tangent: outputs in (-1, 1).
+    Tanh,
+    /// `1 / (1 + e^-x)`: outputs in (0, 1).
+    Sigmoid,
+    /// `x`
+    Identity,
+}
+
+impl Activation {
+    /// Applies the function to each element of a plain tensor.
+    ///
+    /// # Errors
+    /// Candle's for types it cannot do arithmetic in.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match self.function() {
+            Some(function) => Ok(activate(function, x)?),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// `None` for the identity.
+    pub(crate) fn function(self) -> Option<Function> {
+        Some(match self {
+            Self::Relu => Function::LeakyRelu { slope: 0.0 },
+            Self::LeakyRelu(slope) => Function::LeakyRelu { slope },
+            Self::Elu(alpha) => Function::Elu { alpha },
+            Self::Silu => Function::Silu,
+            Self::Softplus => Function::Softplus,
+            Self::Tanh => Function::Tanh,
+            Self::Sigmoid => Function::Sigmoid,
+            Self::Identity => return None,
+        })
+    }
+}

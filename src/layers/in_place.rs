@@ -1,0 +1,134 @@
+//! Changes to a tensor's own memory: what optimisers and weight clipping do to parameters.
+//!
+//! On the CPU each is one pass without a temporary. On other devices candle's operators make the new value and
+//! it is copied over the old one.
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var};
+
+use super::has_kernel;
+use crate::kernels::{for_real, slice, slice_mut, update};
+
+/// `average = decay * average + (1 - decay) * x`
+pub(crate) fn average(average: &Var, x: &Tensor, decay: f64) -> Result<()> {
+    if has_kernel(average) {
+        average.inplace_op2(&x.contiguous()?, &Average { decay, squared: false })
+    } else {
+        average.set(&average.affine(decay, 0.0)?.add(&x.affine(1.0 - decay, 0.0)?)?.detach())
+    }
+}
+
+/// `average = decay * average + (1 - decay) * x^2`
+pub(crate) fn average_of_squares(average: &Var, x: &Tensor, decay: f64) -> Result<()> {
+    if has_kernel(average) {
+        average.inplace_op2(&x.contiguous()?, &Average { decay, squared: true })
+    } else {
+        average.set(&average.affine(decay, 0.0)?.add(&x.sqr()?.affine(1.0 - decay, 0.0)?)?.detach())
+    }
+}
+
+/// The numbers of a [`descend`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Descent {
+    pub(crate) rate: f64,
+    pub(crate) scale: f64,
+    pub(crate) eps: f64,
+}
+
+/// `parameter -= rate * direction / (sqrt(square) * scale + eps)`
+pub(crate) fn descend(
+    parameter: &Var,
+    direction: &Tensor,
+    square: &Tensor,
+    descent: Descent,
+) -> Result<()> {
+    if has_kernel(parameter) {
+        parameter.inplace_op3(&direction.contiguous()?, square, &descent)
+    } else {
+        let Descent { rate, scale, eps } = descent;
+        let step = direction.affine(rate, 0.0)?.div(&square.sqrt()?.affine(scale, eps)?)?;
+        parameter.set(&parameter.sub(&step)?.detach())
+    }
+}
+
+/// Clamps each element to `[-bound, bound]`.
+pub(crate) fn clamp(parameter: &Var, bound: f64) -> Result<()> {
+    if has_kernel(parameter) {
+        parameter.inplace_op1(&Clamp { bound })
+    } else {
+        parameter.set(&parameter.detach().clamp(-bound, bound)?)
+    }
+}
+
+struct Average {
+    decay: f64,
+    squared: bool,
+}
+
+impl InplaceOp2 for Average {
+    fn name(&self) -> &'static str {
+        "moving-average"
+    }
+
+    fn cpu_fwd(
+        &self,
+        average: &mut CpuStorage,
+        layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        for_real!(x, T => {
+            let (average, x) = (slice_mut::<T>(average, layout)?, slice::<T>(x, x_layout)?);
+            if self.squared {
+                update::average_of_squares(average, x, self.decay);
+            } else {
+                update::average(average, x, self.decay);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl InplaceOp3 for Descent {
+    fn name(&self) -> &'static str {
+        "descent"
+    }
+
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        layout: &Layout,
+        direction: &CpuStorage,
+        direction_layout: &Layout,
+        square: &CpuStorage,
+        square_layout: &Layout,
+    ) -> Result<()> {
+        for_real!(direction, T => {
+            update::descend(
+                slice_mut::<T>(parameter, layout)?,
+                slice(direction, direction_layout)?,
+                slice(square, square_layout)?,
+                self.rate,
+                self.scale,
+                self.eps,
+            );
+            Ok(())
+        })
+    }
+}
+
+struct Clamp {
+    bound: f64,
+}
+
+impl InplaceOp1 for Clamp {
+    fn name(&self) -> &'static str {
+        "clamp"
+    }
+
+    fn cpu_fwd(&self, parameter: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        for_real!(parameter, T => {
+            update::clamp(slice_mut::<T>(parameter, layout)?, self.bound);
+            Ok(())
+        })
+    }
+}

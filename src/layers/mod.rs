@@ -1,0 +1,28 @@
+//! Differentiable operations on candle tensors that candle lacks, gets wrong or computes slowly.
+//!
+//! Each function here behaves like a candle operation: it takes and returns tensors and takes part in candle's
+//! `backward`. On the CPU it runs a kernel of this crate; on other devices it is composed of candle's own
+//! operators. Contiguous `f32` and `f64` are the fast path; anything else candle can hold is made contiguous or
+//! composed.
+
+mod activation;
+mod batch_norm;
+mod function;
+mod gradient_probe;
+pub(crate) mod in_place;
+mod linear;
+mod product;
+
+pub(crate) use activation::{activate, activate_gradient};
+pub use batch_norm::BatchNorm;
+pub use function::Activation;
+pub(crate) use gradient_probe::GradientProbe;
+pub(crate) use linear::linear;
+pub(crate) use product::{matmul, matmul_nt, matmul_tn};
+
+use candle_core::{DType, Tensor};
+
+/// Whether this crate's kernels take the tensor.
+fn has_kernel(x: &Tensor) -> bool {
+    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+}

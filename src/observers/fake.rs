@@ -1,0 +1,85 @@
+//! A run without training, for the tests of observers.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Models, Snapshot};
+use crate::error::Result;
+use crate::history::Record;
+
+/// A generator that turns four latent numbers into a picture of 2 x 2 and keeps the latent points it is given.
+pub(super) struct FakeModels {
+    pub dtype: DType,
+    pub seen: RefCell<Vec<Tensor>>,
+}
+
+impl FakeModels {
+    pub fn new(dtype: DType) -> Self {
+        Self { dtype, seen: RefCell::default() }
+    }
+}
+
+impl Models for FakeModels {
+    fn generate(&self, latent: &Tensor) -> Result<Tensor> {
+        self.seen.borrow_mut().push(latent.clone());
+        Ok(latent.tanh()?.reshape(((), 1, 2, 2))?)
+    }
+
+    fn latent_dim(&self) -> usize {
+        4
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn generator_tensors(&self) -> BTreeMap<String, Tensor> {
+        tensors([("g.steps", DType::I64), ("g.weight", self.dtype)])
+    }
+
+    fn critic_tensors(&self) -> BTreeMap<String, Tensor> {
+        tensors([("c.bias", self.dtype), ("c.weight", self.dtype)])
+    }
+}
+
+fn tensors(named: [(&str, DType); 2]) -> BTreeMap<String, Tensor> {
+    named
+        .into_iter()
+        .map(|(name, dtype)| {
+            let values = Tensor::arange(0f64, 6.0, &Device::Cpu).unwrap();
+            let strided = values.reshape((2, 3)).unwrap().t().unwrap();
+            (name.into(), strided.to_dtype(dtype).unwrap())
+        })
+        .collect()
+}
+
+/// A record whose figures all differ.
+pub(super) fn record(step: u64) -> Record {
+    let x = step as f64;
+    Record {
+        step,
+        wasserstein_estimate: x / 3.0,
+        critic_loss: -x / 7.0,
+        penalty: 1e-300 * x,
+        generator_loss: 1e300 / x,
+        gradient_norm: 0.1 + x,
+        seconds: x,
+    }
+}
+
+/// Calls `f` with the snapshot at the end of `history`, of a run of 100 steps with 640 samples a step.
+pub(super) fn with_snapshot<T>(
+    history: &[Record],
+    models: &FakeModels,
+    f: impl FnOnce(&Snapshot<'_>) -> T,
+) -> T {
+    f(&Snapshot {
+        record: history.last().unwrap(),
+        history,
+        total_steps: 100,
+        samples_per_step: 640,
+        models,
+    })
+}

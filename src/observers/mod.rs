@@ -1,0 +1,139 @@
+//! Watching a run: everything that is not the mathematics of training.
+//!
+//! [`WganTrainer::fit`](crate::WganTrainer::fit) hands a [`Snapshot`] to every [`Observer`] at an interval of
+//! the observer's own. Progress bars, files and pictures are observers; the loop knows none of them.
+//!
+//! | observer | what it leaves behind |
+//! |---|---|
+//! | [`HistoryCsv`] | `history.csv` |
+//! | [`Weights`] | `generator.safetensors`, `critic.safetensors` |
+#![cfg_attr(
+    feature = "report",
+    doc = "| [`SampleGrid`] | `samples-000500.png` for each interval, `samples.png` at the end |",
+    doc = "| [`LearningCurve`] | `learning_curve.svg` |",
+    doc = "| [`Progress`] | a bar or lines on standard error |"
+)]
+//! | [`callback`] | what a closure does |
+
+mod callback;
+#[cfg(feature = "report")]
+mod curve;
+#[cfg(test)]
+mod fake;
+mod history_csv;
+#[cfg(feature = "report")]
+mod progress;
+#[cfg(feature = "report")]
+mod samples;
+mod weights;
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::error::Result;
+use crate::history::Record;
+
+pub use callback::callback;
+#[cfg(feature = "report")]
+pub use curve::LearningCurve;
+pub use history_csv::{HistoryCsv, read_history_csv};
+#[cfg(feature = "report")]
+pub use progress::Progress;
+#[cfg(feature = "report")]
+pub use samples::SampleGrid;
+pub use weights::Weights;
+
+/// A run as an observer sees it after a generator step.
+#[non_exhaustive]
+pub struct Snapshot<'a> {
+    /// The figures of this step.
+    pub record: &'a Record,
+    /// All records of the run so far, `record` last.
+    pub history: &'a [Record],
+    /// Generator steps that the run will have done when it ends.
+    pub total_steps: u64,
+    /// Real samples that one generator step takes: `n_critic` batches.
+    pub samples_per_step: usize,
+    /// The models.
+    pub models: &'a dyn Models,
+}
+
+/// What an observer may ask of the models. Nothing in it changes a run.
+pub trait Models {
+    /// Draws from the generator in evaluation mode: latent points `(batch, latent)` to samples.
+    ///
+    /// # Errors
+    /// Whatever the generator's forward pass returns.
+    fn generate(&self, latent: &Tensor) -> Result<Tensor>;
+
+    /// The size of a latent point.
+    fn latent_dim(&self) -> usize;
+
+    /// Where the models lie.
+    fn device(&self) -> &Device;
+
+    /// The generator's parameters and buffers by name.
+    fn generator_tensors(&self) -> BTreeMap<String, Tensor>;
+
+    /// The critic's parameters and buffers by name.
+    fn critic_tensors(&self) -> BTreeMap<String, Tensor>;
+}
+
+/// Something that watches a run.
+///
+/// An error from any of its methods ends the run and is returned by `fit`.
+pub trait Observer {
+    /// Called once, before the first step: the place to find out that a folder cannot be written.
+    ///
+    /// # Errors
+    /// Ends the run before its first step.
+    fn on_start(&mut self, total_steps: u64) -> Result<()> {
+        let _ = total_steps;
+        Ok(())
+    }
+
+    /// Called after each generator step that the observer's interval selects.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()>;
+
+    /// Called once with the last step, whatever the interval.
+    ///
+    /// # Errors
+    /// Is returned by `fit`; the models are trained all the same.
+    fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
+        let _ = snapshot;
+        Ok(())
+    }
+}
+
+/// When an observer is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Every {
+    /// After every generator step.
+    Step,
+    /// After each generator step whose number is a multiple of this one, which must not be 0.
+    Steps(u64),
+    /// Only at the start and the end.
+    Never,
+}
+
+impl Every {
+    /// Whether an observer with this interval is called after generator step `step`, counted from 1.
+    ///
+    /// ```
+    /// use wgan::observers::Every;
+    /// assert!(Every::Step.selects(7));
+    /// assert!(Every::Steps(5).selects(10) && !Every::Steps(5).selects(11));
+    /// ```
+    #[must_use]
+    pub fn selects(self, step: u64) -> bool {
+        match self {
+            Self::Step => true,
+            Self::Steps(n) => n != 0 && step.is_multiple_of(n),
+            Self::Never => false,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The models as files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+
+use super::{Observer, Snapshot};
+use crate::error::Result;
+use crate::files;
+
+/// Writes `generator.safetensors` and `critic.safetensors`, each over the one before, at its interval and at
+/// the end of the run.
+///
+/// They hold all parameters and buffers by name. Each file is replaced whole or not at all; where the process
+/// is killed between the two, they are one interval apart.
+///
+/// ```
+/// use wgan::observers::{Every, Weights};
+/// // To be called as often as the work of so many steps may be lost.
+/// let (every, observer) = (Every::Steps(1000), Weights::new("runs/mnist"));
+/// ```
+#[derive(Debug)]
+pub struct Weights {
+    folder: PathBuf,
+}
+
+impl Weights {
+    /// Writes into this folder, which is made if need be.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+}
+
+impl Observer for Weights {
+    fn on_start(&mut self, _total_steps: u64) -> Result<()> {
+        files::ensure_writable_folder(&self.folder)
+    }
+
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
+        save(&self.folder.join("generator.safetensors"), snapshot.models.generator_tensors())?;
+        save(&self.folder.join("critic.safetensors"), snapshot.models.critic_tensors())
+    }
+
+    fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
+        self.on_step(snapshot)
+    }
+}
+
+fn save(path: &Path, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    // Serialising panics where a copy from the device fails: it is made here, where it returns an error.
+    let on_host = tensors
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let bytes = safetensors::tensor::serialize(on_host, None).map_err(candle_core::Error::from)?;
+    files::write_atomically(path, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::super::Models;
+    use super::super::fake::{FakeModels, record, with_snapshot};
+    use super::*;
+
+    fn assert_holds(path: &Path, expected: &BTreeMap<String, Tensor>) -> Result<()> {
+        let saved = candle_core::safetensors::load(path, &Device::Cpu)?;
+        assert_eq!(saved.len(), expected.len());
+        for (name, tensor) in expected {
+            assert_eq!(saved[name].dtype(), tensor.dtype(), "{name}");
+            assert_eq!(saved[name].dims(), tensor.dims(), "{name}");
+            let values = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+            assert_eq!(values(&saved[name])?, values(tensor)?, "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_tensor_comes_back() -> Result<()> {
+        for dtype in [DType::F32, DType::F64] {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path().join("new");
+            let models = FakeModels::new(dtype);
+            let mut observer = Weights::new(&folder);
+            observer.on_start(2)?;
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+            with_snapshot(&[record(1)], &models, |s| observer.on_step(s))?;
+            assert_holds(&folder.join("generator.safetensors"), &models.generator_tensors())?;
+            assert_holds(&folder.join("critic.safetensors"), &models.critic_tensors())?;
+
+            std::fs::remove_file(folder.join("critic.safetensors")).unwrap();
+            with_snapshot(&[record(1)], &models, |s| observer.on_end(s))?;
+            assert_holds(&folder.join("critic.safetensors"), &models.critic_tensors())?;
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_ends_the_run_before_it_starts() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Weights::new(file.path().join("out")).on_start(1).unwrap_err();
+        assert!(error.to_string().contains("out"), "{error}");
+    }
+}

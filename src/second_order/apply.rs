@@ -1,0 +1,154 @@
+//! Layers on traced tensors: candle-nn's own, and anybody's.
+
+use candle_nn::{Activation, BatchNorm, LayerNorm, Linear, ModuleT, PReLU, RmsNorm};
+
+use super::Traced;
+use crate::error::{Error, Result};
+use crate::layers;
+
+/// Something that a critic applies to a traced tensor.
+///
+/// It is implemented for candle-nn's layers and for every closure from [`Traced`] to [`Traced`]; implement it
+/// for a layer of your own.
+pub trait Layer {
+    /// Applies the layer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or candle's where the tensor does not fit the layer.
+    fn forward(&self, x: &Traced) -> Result<Traced>;
+}
+
+impl Traced {
+    /// Applies a layer: `x.apply(&self.fc1)?`.
+    ///
+    /// # Errors
+    /// The layer's.
+    pub fn apply(&self, layer: &(impl Layer + ?Sized)) -> Result<Self> {
+        layer.forward(self)
+    }
+}
+
+impl<F: Fn(&Traced) -> Result<Traced>> Layer for F {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        self(x)
+    }
+}
+
+impl Layer for Linear {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        x.linear(self.weight(), self.bias())
+    }
+}
+
+/// Over the last dimension. Candle-nn's own forward pass cuts the graph on contiguous input; this one does not.
+impl Layer for LayerNorm {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        let last = last_dim(x, "layer normalisation", self.weight().elem_count())?;
+        let x =
+            if self.remove_mean() { x.broadcast_sub(&x.mean_keepdim(last)?)? } else { x.clone() };
+        let deviation = x.sqr()?.mean_keepdim(last)?.affine(1.0, self.eps())?.sqrt()?;
+        let y = x.broadcast_div(&deviation)?.broadcast_mul(&x.parameter(self.weight()))?;
+        match self.bias() {
+            Some(bias) => y.broadcast_add(&y.parameter(bias)),
+            None => Ok(y),
+        }
+    }
+}
+
+/// Over the last dimension. Candle-nn's own forward pass cuts the graph on contiguous input; this one does not.
+impl Layer for RmsNorm {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        self.clone().into_inner().forward(x)
+    }
+}
+
+/// With the batch's statistics, as PyTorch's critics have it in training, and only where no gradient per sample
+/// is taken: see [`Error::BatchNormUnderPenalty`].
+impl Layer for BatchNorm {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        if x.is_tracked() {
+            return Err(Error::BatchNormUnderPenalty { shape: x.dims().to_vec() });
+        }
+        let value = match self.weight_and_bias() {
+            Some((weight, bias)) if x.is_frozen() => {
+                let channels = weight.elem_count();
+                BatchNorm::new_with_momentum(
+                    channels,
+                    self.running_mean().clone(),
+                    self.running_var().clone(),
+                    weight.detach(),
+                    bias.detach(),
+                    self.eps(),
+                    self.momentum(),
+                )?
+                .forward_t(x.value(), true)?
+            }
+            _ => self.forward_t(x.value(), true)?,
+        };
+        Ok(x.unrecorded(value))
+    }
+}
+
+/// `max(x, 0) + weight * min(x, 0)` with one weight for all or for each channel (dimension 1).
+impl Layer for PReLU {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        let weight = x.parameter(self.weight());
+        let weight = if self.is_scalar() {
+            weight.reshape(())?
+        } else {
+            let mut dims = vec![1; x.dims().len()];
+            match (dims.get_mut(1), x.dims().get(1), self.weight().elem_count()) {
+                (Some(dim), Some(&channels), weights) if channels == weights => *dim = weights,
+                (_, _, weights) => {
+                    return Err(Error::Shape {
+                        what: format!("the input of a PReLU with {weights} weights"),
+                        got: x.dims().to_vec(),
+                        expected: format!("(batch, {weights}, ...)"),
+                    });
+                }
+            }
+            weight.reshape(dims)?
+        };
+        let negative = x.sub(&x.relu()?)?;
+        x.relu()?.add(&negative.broadcast_mul(&weight)?)
+    }
+}
+
+impl Layer for layers::Activation {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        match self.function() {
+            Some(function) => x.function(function),
+            None => Ok(x.clone()),
+        }
+    }
+}
+
+/// The functions that have an exact second order here; the others are an error that names them.
+impl Layer for Activation {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        match *self {
+            Self::Relu => x.relu(),
+            Self::LeakyRelu(slope) => x.leaky_relu(slope),
+            Self::Elu(alpha) => x.elu(alpha),
+            Self::Silu | Self::Swish => x.silu(),
+            Self::Sigmoid => x.sigmoid(),
+            other => Err(Error::InvalidConfig {
+                name: "a critic's activation".into(),
+                value: format!("{other:?}"),
+                expected: "Relu, LeakyRelu, Elu, Silu, Swish or Sigmoid, or a closure of Traced operations"
+                    .into(),
+            }),
+        }
+    }
+}
+
+fn last_dim(x: &Traced, layer: &str, size: usize) -> Result<usize> {
+    match x.dims() {
+        [.., last] if *last == size => Ok(x.dims().len() - 1),
+        got => Err(Error::Shape {
+            what: format!("the input of a {layer} over {size} features"),
+            got: got.to_vec(),
+            expected: format!("(..., {size})"),
+        }),
+    }
+}

@@ -1,0 +1,23 @@
+//! Exact gradients of a critic's scores with respect to its input, as tensors that candle differentiates again.
+//!
+//! Candle's `backward` detaches every gradient it makes, so a penalty on a gradient reaches only part of the
+//! weights, silently. Here a critic's forward pass is written on [`Traced`] tensors instead: each operation
+//! computes its value with candle and notes how a gradient is pulled back through it, **in candle operations
+//! again**. [`Traced::gradient`] then runs the notes in reverse; its result is an ordinary candle tensor, part
+//! of candle's graph down to every weight, and `backward` on a penalty made of it is exact, for smooth
+//! activations too. This is what PyTorch does under `create_graph=True`, at the same number of matrix products:
+//! for each layer one forward, one to pull the gradient back, and one gradient for each operand of those two.
+//!
+//! Three designs were weighed. *Forward mode* (each layer pushes a tangent along dP/dg) needs five passes and a
+//! second number beside every activation. *A second, hand-written backward pass* for each critic is fast but is
+//! the very thing that goes wrong in users' hands. *Tracing*, chosen, lets the author write the forward pass
+//! once, in candle's own words, and works behind `dyn Critic`.
+
+mod apply;
+mod elementwise;
+mod products;
+mod shape;
+mod traced;
+
+pub use apply::Layer;
+pub use traced::Traced;

@@ -1,0 +1,61 @@
+//! Matrix products and convolutions.
+
+use candle_core::Tensor;
+
+use super::Traced;
+use super::traced::PullBack;
+use crate::error::Result;
+use crate::layers;
+
+impl Traced {
+    /// Matrix product of `(..., m, k)` and `(..., k, n)`.
+    ///
+    /// # Errors
+    /// Candle's where the shapes do not fit.
+    pub fn matmul(&self, other: &Self) -> Result<Self> {
+        let (a, b) = (self.value().clone(), other.value().clone());
+        let flat = a.rank() == 2 && b.rank() == 2;
+        let value = if flat { layers::matmul(&a, &b)? } else { a.matmul(&b)? };
+        let for_a: PullBack = Box::new(move |g: &Tensor| {
+            if flat {
+                layers::matmul_nt(g, &b)
+            } else {
+                g.matmul(&b.transpose(b.rank() - 2, b.rank() - 1)?)
+            }
+        });
+        let for_b: PullBack = Box::new(move |g: &Tensor| {
+            if flat {
+                layers::matmul_tn(&a, g)
+            } else {
+                a.transpose(a.rank() - 2, a.rank() - 1)?.matmul(g)
+            }
+        });
+        Ok(Self::from_operands(value, [(self, for_a), (other, for_b)]))
+    }
+
+    /// `x Wᵀ + b` for `(..., in)`, a weight `(out, in)` and a bias `(out,)`.
+    pub(super) fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let weight = self.weight(weight);
+        let bias = bias.map(|bias| self.weight(bias));
+        let (outputs, inputs) = weight.dims2()?;
+        let dims = self.dims().to_vec();
+        let (rows, mut out_dims) = match dims.split_last() {
+            Some((&last, leading)) if last == inputs && !leading.is_empty() => {
+                (leading.iter().product::<usize>(), leading.to_vec())
+            }
+            _ => {
+                return Err(crate::Error::Shape {
+                    what: format!("the input of a linear layer with weight ({outputs}, {inputs})"),
+                    got: dims,
+                    expected: format!("(batch, {inputs})"),
+                });
+            }
+        };
+        out_dims.push(outputs);
+        let flat = self.value().reshape((rows, inputs))?;
+        let value = layers::linear(&flat, &weight, bias.as_ref())?.reshape(out_dims)?;
+        Ok(self.unary(value, move |g| {
+            layers::matmul(&g.reshape((rows, outputs))?, &weight)?.reshape(dims.as_slice())
+        }))
+    }
+}

@@ -1,0 +1,136 @@
+//! Operations that move, join and sum elements.
+
+use candle_core::Tensor;
+use candle_core::shape::{Dim, Dims, Shape, ShapeWithOneHole};
+
+use super::Traced;
+use super::traced::PullBack;
+use crate::error::{Error, Result};
+
+impl Traced {
+    /// The same elements in another shape; one dimension may be left out as `()`.
+    ///
+    /// # Errors
+    /// Candle's where the number of elements differs.
+    pub fn reshape(&self, shape: impl ShapeWithOneHole) -> Result<Self> {
+        let from = self.value().shape().clone();
+        Ok(self.unary(self.value().reshape(shape)?, move |g| g.reshape(&from)))
+    }
+
+    /// Joins the dimensions from `start_dim` on into one: `flatten_from(1)` makes `(batch, features)`.
+    ///
+    /// # Errors
+    /// Candle's where there is no such dimension.
+    pub fn flatten_from(&self, start_dim: impl Dim) -> Result<Self> {
+        let from = self.value().shape().clone();
+        Ok(self.unary(self.value().flatten_from(start_dim)?, move |g| g.reshape(&from)))
+    }
+
+    /// Adds a dimension of size 1.
+    ///
+    /// # Errors
+    /// Candle's where the dimension is out of range.
+    pub fn unsqueeze(&self, dim: impl Dim) -> Result<Self> {
+        let from = self.value().shape().clone();
+        Ok(self.unary(self.value().unsqueeze(dim)?, move |g| g.reshape(&from)))
+    }
+
+    /// Removes a dimension if its size is 1.
+    ///
+    /// # Errors
+    /// Candle's where there is no such dimension.
+    pub fn squeeze(&self, dim: impl Dim) -> Result<Self> {
+        let from = self.value().shape().clone();
+        Ok(self.unary(self.value().squeeze(dim)?, move |g| g.reshape(&from)))
+    }
+
+    /// Swaps two dimensions.
+    ///
+    /// # Errors
+    /// Candle's where there is no such dimension.
+    pub fn transpose(&self, dim1: impl Dim, dim2: impl Dim) -> Result<Self> {
+        let shape = self.value().shape();
+        let (a, b) = (dim1.to_index(shape, "transpose")?, dim2.to_index(shape, "transpose")?);
+        Ok(self.unary(self.value().transpose(a, b)?, move |g| g.transpose(a, b)))
+    }
+
+    /// `len` elements of a dimension, from `start` on.
+    ///
+    /// # Errors
+    /// Candle's where they lie outside the tensor.
+    pub fn narrow(&self, dim: impl Dim, start: usize, len: usize) -> Result<Self> {
+        let dim = dim.to_index(self.value().shape(), "narrow")?;
+        let value = self.value().narrow(dim, start, len)?;
+        let after = self.dims()[dim] - start - len;
+        Ok(self.unary(value, move |g| g.pad_with_zeros(dim, start, after)))
+    }
+
+    /// Joins tensors along a dimension.
+    ///
+    /// # Errors
+    /// Candle's where there are none or their other dimensions differ.
+    pub fn cat(tensors: &[&Self], dim: usize) -> Result<Self> {
+        let values: Vec<&Tensor> = tensors.iter().map(|tensor| tensor.value()).collect();
+        let value = Tensor::cat(&values, dim)?;
+        let mut start = 0;
+        let operands = tensors.iter().map(|&tensor| {
+            let (from, len) = (start, tensor.dims()[dim]);
+            start += len;
+            let pull_back: PullBack = Box::new(move |g: &Tensor| g.narrow(dim, from, len));
+            (tensor, pull_back)
+        });
+        Ok(Self::from_operands(value, operands.collect::<Vec<_>>()))
+    }
+
+    /// The sum over some dimensions, which stay with size 1.
+    ///
+    /// # Errors
+    /// Candle's where there is no such dimension.
+    pub fn sum_keepdim(&self, dims: impl Dims) -> Result<Self> {
+        let from = self.value().shape().clone();
+        let value = self.value().sum_keepdim(dims)?;
+        Ok(self.unary(value, move |g| g.broadcast_as(&from)))
+    }
+
+    /// The sum over some dimensions, which are removed.
+    ///
+    /// # Errors
+    /// Candle's where there is no such dimension.
+    pub fn sum(&self, dims: impl Dims) -> Result<Self> {
+        let dims = dims.to_indexes(self.value().shape(), "sum")?;
+        let kept: Vec<usize> =
+            (0..self.dims().len()).filter(|d| !dims.contains(d)).map(|d| self.dims()[d]).collect();
+        self.sum_keepdim(dims)?.reshape(Shape::from(kept))
+    }
+
+    /// The mean over some dimensions, which stay with size 1.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a mean over no elements; candle's where there is no such dimension.
+    pub fn mean_keepdim(&self, dims: impl Dims) -> Result<Self> {
+        let dims = dims.to_indexes(self.value().shape(), "mean")?;
+        let scale = self.mean_scale(&dims)?;
+        self.sum_keepdim(dims)?.affine(scale, 0.0)
+    }
+
+    /// The mean over some dimensions, which are removed.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a mean over no elements; candle's where there is no such dimension.
+    pub fn mean(&self, dims: impl Dims) -> Result<Self> {
+        let dims = dims.to_indexes(self.value().shape(), "mean")?;
+        let scale = self.mean_scale(&dims)?;
+        self.sum(dims)?.affine(scale, 0.0)
+    }
+
+    fn mean_scale(&self, dims: &[usize]) -> Result<f64> {
+        match dims.iter().map(|&d| self.dims()[d]).product::<usize>() {
+            0 => Err(Error::Shape {
+                what: "the tensor of a mean".into(),
+                got: self.dims().to_vec(),
+                expected: "at least one element to average".into(),
+            }),
+            count => Ok(1.0 / count as f64),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Algorithm 1 of the WGAN paper, and nothing else.
+
+mod checks;
+mod draws;
+mod fit;
+mod report;
+
+pub use draws::CriticDraws;
+pub use report::{CriticReport, GeneratorReport};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::config::TrainConfig;
+use crate::critic::Critic;
+use crate::error::Result;
+use crate::generator::Generator;
+use crate::layers::GradientProbe;
+use crate::losses::{critic_loss, generator_loss, wasserstein_estimate};
+use crate::network::Network;
+use crate::observers::{Every, Observer};
+use crate::optimizers::Optimizer;
+
+/// Trains a Wasserstein GAN: `n_critic` critic steps, then one generator step, over and over.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use wgan::data::TensorDataset;
+/// use wgan::random::Stream;
+/// use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
+/// use wgan::{ModelBuilder, TrainConfig, WganTrainer};
+/// # fn main() -> wgan::Result<()> {
+/// let data = TensorDataset::new(Stream::new(1, "data", 0).normal((256, 2), DType::F32, &Device::Cpu)?)?;
+/// let build = ModelBuilder::new(1);
+/// let generator = build.generator(|vb| {
+///     let config = MlpGeneratorConfig {
+///         latent_dim: 2,
+///         hidden: vec![32, 32],
+///         sample_shape: vec![2],
+///         output_activation: wgan::layers::Activation::Identity,
+///         ..Default::default()
+///     };
+///     MlpGenerator::new(config, vb)
+/// })?;
+/// let critic = build.critic(|vb| {
+///     let config = MlpCriticConfig { sample_shape: vec![2], hidden: vec![32, 32], ..Default::default() };
+///     MlpCritic::new(config, vb)
+/// })?;
+/// let config = TrainConfig { generator_steps: 3, ..TrainConfig::wgan_gp() };
+/// let mut trainer = WganTrainer::new(generator, critic, config)?;
+/// let history = trainer.fit(&data)?;
+/// assert_eq!(history.len(), 3);
+/// assert!(history[2].wasserstein_estimate.is_finite());
+/// # Ok(())
+/// # }
+/// ```
+pub struct WganTrainer<G, C> {
+    generator: Network<G>,
+    critic: Network<C>,
+    config: TrainConfig,
+    generator_optimizer: Box<dyn Optimizer>,
+    critic_optimizer: Box<dyn Optimizer>,
+    observers: Vec<(Every, Box<dyn Observer>)>,
+    device: Device,
+    dtype: DType,
+    generator_steps: u64,
+    critic_steps: u64,
+}
+
+impl<G: Generator, C: Critic> WganTrainer<G, C> {
+    /// A trainer before its first step.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a setting outside its range or a model without
+    /// parameters; [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) and
+    /// [`Error::DType`](crate::Error::DType) for models that do not fit together.
+    pub fn new(generator: Network<G>, critic: Network<C>, config: TrainConfig) -> Result<Self> {
+        config.check()?;
+        let (device, dtype) = checks::common_place(generator.parameters(), critic.parameters())?;
+        Ok(Self {
+            generator_optimizer: config.generator_optimizer.build(),
+            critic_optimizer: config.critic_optimizer.build(),
+            generator,
+            critic,
+            config,
+            observers: Vec::new(),
+            device,
+            dtype,
+            generator_steps: 0,
+            critic_steps: 0,
+        })
+    }
+
+    /// Adds an observer, which [`fit`](Self::fit) calls at the given interval.
+    #[must_use]
+    pub fn observe(mut self, every: Every, observer: impl Observer + 'static) -> Self {
+        self.observers.push((every, Box::new(observer)));
+        self
+    }
+
+    /// One update of the critic: lines 3 to 7 of Algorithm 1, given the draws of lines 3 and 4.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`](crate::Error::NonFinite) before anything is changed, where the loss is not a number;
+    /// those of the models and the optimiser.
+    pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
+        let (critic, lipschitz) = (self.critic.model(), self.config.lipschitz);
+        let real = &draws.real;
+        let fake = self.generator.model().forward(&draws.latent, true)?.detach();
+
+        let estimate = wasserstein_estimate(critic, real, &fake)?;
+        let penalty = lipschitz.penalty(critic, real, &fake, draws.epsilon.as_ref())?;
+        let loss = critic_loss(&estimate, penalty.as_ref())?;
+        let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
+        report.check(self.generator_steps + 1, &self.config)?;
+
+        self.critic_optimizer.step(self.critic.parameters(), &loss.backward()?)?;
+        lipschitz.constrain(self.critic.parameters())?;
+        self.critic_steps += 1;
+        Ok(report)
+    }
+
+    /// One update of the generator: lines 9 to 11 of Algorithm 1, given the latent points of line 9,
+    /// `(batch, latent)`. The critic's parameters are constants in it.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`](crate::Error::NonFinite) before anything is changed, where the loss is not a number;
+    /// those of the models and the optimiser.
+    pub fn generator_step(&mut self, latent: &Tensor) -> Result<GeneratorReport> {
+        let probe = GradientProbe::default();
+        let fake = probe.attach(&self.generator.model().forward(latent, true)?)?;
+
+        let loss = generator_loss(&self.critic.model().scores_frozen(&fake)?)?;
+        let gradients = loss.backward()?;
+        let report = GeneratorReport::read(&loss, &probe, latent.dim(0)?)?;
+        report.check(self.generator_steps + 1, &self.config)?;
+
+        self.generator_optimizer.step(self.generator.parameters(), &gradients)?;
+        self.generator_steps += 1;
+        Ok(report)
+    }
+
+    /// Draws samples `(count, ...)` from the generator in evaluation mode.
+    ///
+    /// The latent points are those of the seed, the same at every call.
+    ///
+    /// # Errors
+    /// The generator's.
+    pub fn sample(&self, count: usize) -> Result<Tensor> {
+        let latent = self.latent("latent/samples", 0, count)?;
+        Ok(self.generator.model().forward(&latent, false)?.detach())
+    }
+
+    /// The generator with its parameters.
+    pub fn generator(&self) -> &Network<G> {
+        &self.generator
+    }
+
+    /// The critic with its parameters.
+    pub fn critic(&self) -> &Network<C> {
+        &self.critic
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Generator steps done so far.
+    pub fn steps(&self) -> u64 {
+        self.generator_steps
+    }
+
+    /// The models, without the trainer.
+    pub fn into_networks(self) -> (Network<G>, Network<C>) {
+        (self.generator, self.critic)
+    }
+}
+
+impl<G, C> std::fmt::Debug for WganTrainer<G, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WganTrainer")
+            .field("config", &self.config)
+            .field("generator_steps", &self.generator_steps)
+            .field("critic_steps", &self.critic_steps)
+            .finish_non_exhaustive()
+    }
+}

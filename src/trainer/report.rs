@@ -1,0 +1,80 @@
+//! The figures of a step, held to be finite.
+
+use candle_core::{DType, Tensor};
+
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::layers::GradientProbe;
+use crate::lipschitz::Lipschitz;
+
+/// The figures of a critic step, taken before its update.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CriticReport {
+    /// mean f(real) - mean f(fake).
+    pub wasserstein_estimate: f64,
+    /// -estimate + penalty.
+    pub loss: f64,
+    /// The Lipschitz strategy's share of the loss; 0 under clipping.
+    pub penalty: f64,
+}
+
+impl CriticReport {
+    pub(super) fn read(estimate: &Tensor, loss: &Tensor, penalty: Option<&Tensor>) -> Result<Self> {
+        Ok(Self {
+            wasserstein_estimate: number(estimate)?,
+            loss: number(loss)?,
+            penalty: penalty.map(number).transpose()?.unwrap_or(0.0),
+        })
+    }
+
+    pub(super) fn check(&self, step: u64, config: &TrainConfig) -> Result<()> {
+        let rate = "the learning rate of the critic is too high, or its parameters or the data are not finite";
+        let penalty = match config.lipschitz {
+            Lipschitz::Divergence { p, .. } if p > 2.0 => {
+                "the critic's gradient is so large that its power overflows: lower the learning rate of the \
+                 critic, k or p, or scale the data to [-1, 1]"
+            }
+            _ => rate,
+        };
+        finite("the Wasserstein estimate", self.wasserstein_estimate, step, rate)?;
+        finite("the Lipschitz penalty", self.penalty, step, penalty)?;
+        finite("the critic loss", self.loss, step, rate)
+    }
+}
+
+/// The figures of a generator step, taken before its update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GeneratorReport {
+    /// -mean f(G(z)).
+    pub loss: f64,
+    /// Mean over the batch of the length of the critic's gradient at the generated samples, ||grad f(G(z))||.
+    pub gradient_norm: f64,
+}
+
+impl GeneratorReport {
+    /// `probe` has seen the gradient of the loss, which is -1 / batch times that of each score.
+    pub(super) fn read(loss: &Tensor, probe: &GradientProbe, batch: usize) -> Result<Self> {
+        let norm = probe.mean_norm().ok_or_else(|| Error::NotConnected {
+            what: "the critic's scores".into(),
+            on: "the generated samples".into(),
+        })?;
+        Ok(Self { loss: number(loss)?, gradient_norm: number(&norm)? * batch as f64 })
+    }
+
+    pub(super) fn check(&self, step: u64, _: &TrainConfig) -> Result<()> {
+        let cause = "the learning rate of the generator or the critic is too high";
+        finite("the generator loss", self.loss, step, cause)?;
+        finite("the gradient that reaches the generator", self.gradient_norm, step, cause)
+    }
+}
+
+fn number(scalar: &Tensor) -> Result<f64> {
+    Ok(scalar.detach().to_dtype(DType::F64)?.to_scalar()?)
+}
+
+fn finite(quantity: &'static str, value: f64, step: u64, cause: &str) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::NonFinite { step, quantity, value, cause: cause.into() })
+}
