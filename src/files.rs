@@ -1,7 +1,10 @@
 //! Writing files so that nothing that existed is lost when something fails.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+
+use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -34,6 +37,23 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
+}
+
+/// Writes tensors as a safetensors file, whole or not at all. They may lie on any device.
+///
+/// The bytes depend on the names and values alone.
+///
+/// # Errors
+/// [`Error::Io`] that names the file; candle's where a tensor cannot be copied from its device or is of a type
+/// that the format lacks.
+pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    // Serialising panics where a copy from the device fails: it is made here, where it returns an error.
+    let on_host = tensors
+        .iter()
+        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    let bytes = safetensors::tensor::serialize(on_host, None).map_err(candle_core::Error::from)?;
+    write_atomically(path, &bytes)
 }
 
 #[cfg(test)]

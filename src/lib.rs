@@ -1,9 +1,65 @@
-//! Wasserstein GANs on the candle tensor framework.
+//! Wasserstein GANs on the [candle](candle_core) tensor framework.
+//!
+//! Bring a [`Generator`], a [`Critic`] and a [`Dataset`](data::Dataset); [`WganTrainer::fit`] runs Algorithm 1 of
+//! the WGAN paper (Arjovsky et al. 2017). [`Lipschitz`] chooses between weight clipping, gradient penalty and
+//! WGAN-div. Penalties are exact: see [`second_order`].
+//!
+//! ```
+//! use candle_core::{DType, Device};
+//! use wgan::data::TensorDataset;
+//! use wgan::layers::Activation;
+//! use wgan::random::Stream;
+//! use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
+//! use wgan::{ModelBuilder, TrainConfig, WganTrainer};
+//!
+//! # fn main() -> wgan::Result<()> {
+//! // Points of the plane, N((3, 3), 1).
+//! let points = Stream::new(0, "points", 0).normal((1024, 2), DType::F32, &Device::Cpu)?;
+//! let data = TensorDataset::new((points + 3.0)?)?;
+//!
+//! let build = ModelBuilder::new(0);
+//! let generator = build.generator(|vb| {
+//!     let config = MlpGeneratorConfig {
+//!         latent_dim: 2,
+//!         hidden: vec![32, 32],
+//!         sample_shape: vec![2],
+//!         output_activation: Activation::Identity,
+//!         ..Default::default()
+//!     };
+//!     MlpGenerator::new(config, vb)
+//! })?;
+//! let critic = build.critic(|vb| {
+//!     let config = MlpCriticConfig { sample_shape: vec![2], hidden: vec![32, 32], ..Default::default() };
+//!     MlpCritic::new(config, vb)
+//! })?;
+//!
+//! let config = TrainConfig { generator_steps: 20, ..TrainConfig::wgan_gp() };
+//! let mut trainer = WganTrainer::new(generator, critic, config)?;
+//! let history = trainer.fit(&data)?;
+//! assert_eq!(history.len(), 20);
+//! assert_eq!(trainer.sample(5)?.dims(), [5, 2]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | to | see |
+//! |---|---|
+//! | write a critic or a generator | [`Critic`], [`Generator`], [`Traced`] |
+//! | take a ready-made one | [`zoo`] |
+//! | build from a seed, save and load weights | [`ModelBuilder`], [`Network`], [`Parameters`] |
+//! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`] |
+//! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
+//! | feed data | [`data`] |
+//! | watch a run | [`observers`], [`report`] |
+//!
+//! Modules import only downwards: kernels, then layers and second order, then models, then losses and Lipschitz
+//! strategies, then the trainer; data and observers stand beside it.
 #![deny(missing_docs)]
 
 mod config;
 mod critic;
 pub mod data;
+mod device;
 mod error;
 pub mod files;
 mod generator;
@@ -25,6 +81,7 @@ pub mod zoo;
 
 pub use config::TrainConfig;
 pub use critic::{Critic, ModuleCritic};
+pub use device::device;
 pub use error::{Error, Result};
 pub use generator::Generator;
 pub use lipschitz::{Lipschitz, PenaltyPoints, Sides};
@@ -32,3 +89,8 @@ pub use network::{ModelBuilder, Network};
 pub use parameters::{InitScheme, Parameters};
 pub use second_order::Traced;
 pub use trainer::{CriticDraws, CriticReport, GeneratorReport, WganTrainer};
+
+/// The README's code, compiled by `cargo test`.
+#[cfg(all(doctest, feature = "report", feature = "idx"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

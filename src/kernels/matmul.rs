@@ -3,6 +3,7 @@
 use gemm::Parallelism;
 
 use super::Real;
+use super::transpose::transpose;
 
 /// A matrix operand: row-major in memory, `rows` x `columns` as the product sees it.
 #[derive(Clone, Copy)]
@@ -33,44 +34,61 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// What a product does with the values its output holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Output {
-    /// Ignores them.
-    Overwrite,
-    /// Adds to them.
-    Accumulate,
+/// `left right`, stored row after row.
+pub(crate) fn product<T: Real>(left: Matrix<'_, T>, right: Matrix<'_, T>) -> Vec<T> {
+    assert_eq!(left.columns, right.rows, "inner dimensions");
+    let len = left.rows * right.columns;
+    if left.columns == 0 {
+        return vec![T::zero(); len];
+    }
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: `out` has room for exactly the product's elements; gemm does not read it, and writes all of it since
+    // the inner dimension is not 0.
+    unsafe {
+        gemm(out.as_mut_ptr(), left, right);
+        out.set_len(len);
+    }
+    out
 }
 
-/// `out = left right` or `out += left right`, `out` stored row after row.
-pub(crate) fn matmul<T: Real>(
-    out: &mut [T],
+/// `left rightᵀ`, plus a bias for each column where there is one, all stored row after row: a linear layer, `left`
+/// its input (batch, in) and `right` its weight (out, in).
+///
+/// Gemm packs its left operand, and reading a weight across its rows to do so takes as long as the product itself at
+/// the small batches of a GAN. So the roles are swapped: the input is packed, the product comes out transposed, and
+/// what is transposed in memory is the small output.
+pub(crate) fn product_nt<T: Real>(
     left: Matrix<'_, T>,
     right: Matrix<'_, T>,
-    output: Output,
-) {
-    assert_eq!(left.columns, right.rows, "inner dimensions");
-    assert_eq!(out.len(), left.rows * right.columns, "output size");
-    // SAFETY: `Matrix::new` and `Matrix::t` keep every index `row * row_stride + column * column_stride`
-    // inside `elements`; `out` was checked above to hold exactly rows * columns elements and, being a
-    // mutable borrow, overlaps neither operand. gemm reads `out` only when it accumulates. T is f32 or f64,
-    // for which gemm has kernels.
+    bias: Option<&[T]>,
+) -> Vec<T> {
+    let (rows, columns) = (left.rows, right.rows);
+    let transposed = product(right, left.t());
+    transpose(&transposed, columns, rows, bias)
+}
+
+/// # Safety
+/// `out` must have room for `left.rows * right.columns` elements and overlap neither operand, and the inner dimensions
+/// must agree.
+unsafe fn gemm<T: Real>(out: *mut T, left: Matrix<'_, T>, right: Matrix<'_, T>) {
+    // SAFETY: `Matrix::new` and `Matrix::t` keep every index `row * row_stride + column * column_stride` inside
+    // `elements`; the caller vouches for `out`, which is not read. T is f32 or f64, for which gemm has kernels.
     unsafe {
         gemm::gemm(
             left.rows,
             right.columns,
             left.columns,
-            out.as_mut_ptr(),
+            out,
             1,
             right.columns as isize,
-            output == Output::Accumulate,
+            false,
             left.elements.as_ptr(),
             left.column_stride as isize,
             left.row_stride as isize,
             right.elements.as_ptr(),
             right.column_stride as isize,
             right.row_stride as isize,
-            T::one(),
+            T::zero(),
             T::one(),
             false,
             false,
@@ -84,56 +102,50 @@ pub(crate) fn matmul<T: Real>(
 pub(crate) mod tests {
     use super::*;
     use crate::kernels::tests::{assert_close, values};
+    use candle_core::WithDType;
     use proptest::prelude::*;
 
-    /// The definition: a dot product for each element, summed in f64.
-    fn naive<T: Real>(out: &mut [T], left: Matrix<'_, T>, right: Matrix<'_, T>, output: Output) {
+    /// The definition: a dot product for each element, summed in f64 and added to what is there.
+    fn naive<T: Real>(out: &mut [T], left: Matrix<'_, T>, right: Matrix<'_, T>) {
         for i in 0..left.rows {
             for j in 0..right.columns {
-                let mut sum = 0.0;
+                let mut sum = WithDType::to_f64(out[i * right.columns + j]);
                 for k in 0..left.columns {
                     let a = left.elements[i * left.row_stride + k * left.column_stride];
                     let b = right.elements[k * right.row_stride + j * right.column_stride];
                     sum += WithDType::to_f64(a) * WithDType::to_f64(b);
                 }
-                let old = match output {
-                    Output::Overwrite => 0.0,
-                    Output::Accumulate => WithDType::to_f64(out[i * right.columns + j]),
-                };
-                out[i * right.columns + j] = <T as WithDType>::from_f64(old + sum);
+                out[i * right.columns + j] = <T as WithDType>::from_f64(sum);
             }
         }
     }
-    use candle_core::WithDType;
 
-    fn check<T: Real>(
-        m: usize,
-        k: usize,
-        n: usize,
-        t: (bool, bool),
-        output: Output,
-        tolerance: f64,
-    ) {
+    fn check<T: Real>(m: usize, k: usize, n: usize, t: (bool, bool), tolerance: f64) {
         let (a, b) = (values::<T>(m * k, 1), values::<T>(k * n, 2));
         let left = if t.0 { Matrix::new(&a, k, m).t() } else { Matrix::new(&a, m, k) };
         let right = if t.1 { Matrix::new(&b, n, k).t() } else { Matrix::new(&b, k, n) };
-        let mut fast = values::<T>(m * n, 3);
-        let mut slow = fast.clone();
-        matmul(&mut fast, left, right, output);
-        naive(&mut slow, left, right, output);
-        assert_close(&fast, &slow, tolerance * (k as f64).sqrt().max(1.0));
+        let tolerance = tolerance * (k as f64).sqrt().max(1.0);
+        let mut expected = vec![T::zero(); m * n];
+        naive(&mut expected, left, right);
+        assert_close(&product(left, right), &expected, tolerance);
+
+        if t == (false, true) {
+            let bias = values::<T>(n, 3);
+            let fast = product_nt(left, Matrix::new(&b, n, k), Some(&bias));
+            let mut expected = bias.repeat(m);
+            naive(&mut expected, left, right);
+            assert_close(&fast, &expected, tolerance);
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn equals_the_definition(
-            m in 0usize..70, k in 0usize..70, n in 0usize..70,
-            a in any::<bool>(), b in any::<bool>(), accumulate in any::<bool>(),
+            m in 0usize..70, k in 0usize..70, n in 0usize..70, a in any::<bool>(), b in any::<bool>(),
         ) {
-            let output = if accumulate { Output::Accumulate } else { Output::Overwrite };
-            check::<f64>(m, k, n, (a, b), output, 1e-14);
-            check::<f32>(m, k, n, (a, b), output, 1e-6);
+            check::<f64>(m, k, n, (a, b), 1e-14);
+            check::<f32>(m, k, n, (a, b), 1e-6);
         }
     }
 
@@ -143,16 +155,7 @@ pub(crate) mod tests {
             let (a, b) = (values::<f32>(m * k, 1), values::<f32>(k * n, 2));
             let run = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let mut out = vec![0f32; m * n];
-                pool.install(|| {
-                    matmul(
-                        &mut out,
-                        Matrix::new(&a, m, k),
-                        Matrix::new(&b, k, n),
-                        Output::Overwrite,
-                    )
-                });
-                out
+                pool.install(|| product(Matrix::new(&a, m, k), Matrix::new(&b, k, n)))
             };
             let one = run(1);
             for threads in [2, 3, 8] {

@@ -8,6 +8,7 @@ pub(crate) mod activation;
 pub(crate) mod batch_norm;
 pub(crate) mod matmul;
 pub(crate) mod reduce;
+pub(crate) mod transpose;
 pub(crate) mod update;
 
 use candle_core::backend::BackendStorage;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{has_kernel, matmul, matmul_nt, matmul_tn};
-use crate::kernels::matmul::{Matrix, Output, matmul as kernel};
+use crate::kernels::matmul::{Matrix, product_nt};
 use crate::kernels::reduce::sum_rows;
 use crate::kernels::{Real, for_real, slice};
 
@@ -39,9 +39,7 @@ impl Linear {
         }
         let x = Matrix::new(slice::<T>(x, x_layout)?, batch, inputs);
         let weight = Matrix::new(slice::<T>(weight, weight_layout)?, outputs, inputs);
-        // The product is added to the bias instead of the bias to the product: one pass less.
-        let mut out = slice::<T>(bias, bias_layout)?.repeat(batch);
-        kernel(&mut out, x, weight.t(), Output::Accumulate);
+        let out = product_nt(x, weight, Some(slice::<T>(bias, bias_layout)?));
         Ok((T::to_cpu_storage_owned(out), Shape::from((batch, outputs))))
     }
 }

@@ -13,7 +13,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::has_kernel;
-use crate::kernels::matmul::{Matrix, Output, matmul as kernel};
+use crate::kernels::matmul::{Matrix, product, product_nt};
 use crate::kernels::{Real, for_real, slice};
 
 /// `a bᵀ`: (m, k), (n, k) -> (m, n).
@@ -61,10 +61,10 @@ impl Product {
         let (b_rows, b_columns) = b_layout.shape().dims2()?;
         let a = Matrix::new(slice::<T>(a, a_layout)?, a_rows, a_columns);
         let b = Matrix::new(slice::<T>(b, b_layout)?, b_rows, b_columns);
-        let (a, b, inner, rows, columns) = match self {
-            Self::Nt => (a, b.t(), (a_columns, b_columns), a_rows, b_rows),
-            Self::Nn => (a, b, (a_columns, b_rows), a_rows, b_columns),
-            Self::Tn => (a.t(), b, (a_rows, b_rows), a_columns, b_columns),
+        let (inner, rows, columns) = match self {
+            Self::Nt => ((a_columns, b_columns), a_rows, b_rows),
+            Self::Nn => ((a_columns, b_rows), a_rows, b_columns),
+            Self::Tn => ((a_rows, b_rows), a_columns, b_columns),
         };
         if inner.0 != inner.1 {
             candle_core::bail!(
@@ -75,8 +75,11 @@ impl Product {
                 inner.1
             )
         }
-        let mut out = vec![T::zero(); rows * columns];
-        kernel(&mut out, a, b, Output::Overwrite);
+        let out = match self {
+            Self::Nt => product_nt(a, b, None),
+            Self::Nn => product(a, b),
+            Self::Tn => product(a.t(), b),
+        };
         Ok((T::to_cpu_storage_owned(out), Shape::from((rows, columns))))
     }
 }

@@ -16,6 +16,7 @@
 //! | [`callback`] | what a closure does |
 
 mod callback;
+mod config_json;
 #[cfg(feature = "report")]
 mod curve;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::error::Result;
 use crate::history::Record;
 
 pub use callback::callback;
+pub use config_json::ConfigJson;
 #[cfg(feature = "report")]
 pub use curve::LearningCurve;
 pub use history_csv::{HistoryCsv, read_history_csv};

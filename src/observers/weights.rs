@@ -1,9 +1,6 @@
 //! The models as files.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use candle_core::{Device, Tensor};
+use std::path::PathBuf;
 
 use super::{Observer, Snapshot};
 use crate::error::Result;
@@ -39,8 +36,10 @@ impl Observer for Weights {
     }
 
     fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        save(&self.folder.join("generator.safetensors"), snapshot.models.generator_tensors())?;
-        save(&self.folder.join("critic.safetensors"), snapshot.models.critic_tensors())
+        let write =
+            |name: &str, tensors| files::write_safetensors(&self.folder.join(name), &tensors);
+        write("generator.safetensors", snapshot.models.generator_tensors())?;
+        write("critic.safetensors", snapshot.models.critic_tensors())
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
@@ -48,19 +47,12 @@ impl Observer for Weights {
     }
 }
 
-fn save(path: &Path, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-    // Serialising panics where a copy from the device fails: it is made here, where it returns an error.
-    let on_host = tensors
-        .into_iter()
-        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::tensor::serialize(on_host, None).map_err(candle_core::Error::from)?;
-    files::write_atomically(path, &bytes)
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use candle_core::{DType, Device, Tensor};
 
     use super::super::Models;
     use super::super::fake::{FakeModels, record, with_snapshot};

@@ -9,6 +9,7 @@ use candle_nn::{Init, VarBuilder, VarMap, var_builder::SimpleBackend};
 
 use super::{InitScheme, weights_file};
 use crate::error::{Error, Result};
+use crate::files::write_safetensors;
 use crate::random::Stream;
 
 /// The named tensors of a model, in the order of their names: those that are trained, and buffers.
@@ -66,7 +67,7 @@ impl Parameters {
     /// # Errors
     /// [`Error::Io`] that names the file.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        weights_file::save(&self.tensors(), path.as_ref())
+        write_safetensors(path.as_ref(), &self.tensors())
     }
 
     /// Replaces all values by those of a safetensors file, such as a PyTorch `state_dict` saved from Python.

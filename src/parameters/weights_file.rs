@@ -1,4 +1,4 @@
-//! Weights as safetensors files.
+//! Reading weights from safetensors files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,18 +7,8 @@ use candle_core::{Device, Tensor, safetensors::Load};
 use safetensors::SafeTensors;
 
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
 
-/// Writes the tensors, whole or not at all.
-pub(super) fn save(tensors: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
-    let bytes = safetensors::tensor::serialize(tensors, None).map_err(|error| Error::Format {
-        path: path.to_path_buf(),
-        problem: format!("cannot be written as safetensors: {error}"),
-    })?;
-    write_atomically(path, &bytes)
-}
-
-/// Reads all tensors.
+/// Reads all tensors of a file.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "reading the file", e))?;
     let fail = |error: &dyn std::fmt::Display| Error::Format {
@@ -67,7 +57,7 @@ mod tests {
             ("bn.num_batches_tracked".to_owned(), tensor(&[1])),
         ]
         .into();
-        save(&tensors, &path)?;
+        crate::files::write_safetensors(&path, &tensors)?;
         let model = parameters(5.0);
         match model.load(&path) {
             Err(Error::Weights { missing, unexpected, mismatched, .. }) => {

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
+use wgan::Parameters;
+use wgan::random::Stream;
 
 /// The tensors of one file that `tests/pytorch/reference.py` wrote.
 pub struct Reference(BTreeMap<String, Tensor>);
@@ -66,4 +68,24 @@ pub fn assert_number(got: f64, expected: f64, tolerance: f64, what: &str) {
         distance <= tolerance,
         "{what}: {got} for {expected}, at most {tolerance:e} off expected"
     );
+}
+
+/// The bits of every tensor of a model, buffers included: equal only where not a byte has changed.
+pub fn bits(parameters: &Parameters) -> BTreeMap<String, Vec<u64>> {
+    parameters.tensors().iter().map(|(name, tensor)| (name.clone(), tensor_bits(tensor))).collect()
+}
+
+pub fn tensor_bits(tensor: &Tensor) -> Vec<u64> {
+    let flat = tensor.flatten_all().unwrap();
+    match tensor.dtype() {
+        DType::F32 => {
+            flat.to_vec1::<f32>().unwrap().iter().map(|x| u64::from(x.to_bits())).collect()
+        }
+        _ => flat.to_vec1::<f64>().unwrap().iter().map(|x| x.to_bits()).collect(),
+    }
+}
+
+/// Draws from N(0, 1) that are the same in every run.
+pub fn normal(name: &str, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+    Stream::new(1, name, 0).normal(shape, dtype, &Device::Cpu).unwrap()
 }
