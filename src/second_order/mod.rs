@@ -14,6 +14,7 @@
 //! once, in candle's own words, and works behind `dyn Critic`.
 
 mod apply;
+mod convolution;
 mod elementwise;
 mod products;
 mod shape;
