@@ -45,9 +45,9 @@ struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "runs/mnist_mlp")]
     out: PathBuf,
 
-    /// Also write this many generated images to samples.safetensors
-    #[arg(long, value_name = "N")]
-    samples: Option<usize>,
+    /// Also write this many generated images, at most a million, to samples.safetensors
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    samples: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -119,7 +119,7 @@ fn main() -> Result<()> {
     trainer.fit(&digits)?;
 
     if let Some(count) = arguments.samples {
-        let samples = trainer.sample(count)?;
+        let samples = trainer.sample(count as usize)?;
         let path = out.join("samples.safetensors");
         files::write_safetensors(&path, &BTreeMap::from([("samples".to_owned(), samples)]))?;
     }

@@ -13,7 +13,7 @@ use crate::optimizers::OptimizerConfig;
 /// | `seed` | 0 | any | decides every random draw of the run |
 /// | `batch_size` | 64 | 1 or more | m: samples in each batch, real and generated |
 /// | `n_critic` | 5 | 1 or more | critic steps before each generator step |
-/// | `generator_steps` | 10,000 | any | generator steps that one `fit` does |
+/// | `generator_steps` | 10,000 | 1 or more | generator steps that one `fit` does |
 /// | `lipschitz` | `Clip { c: 0.01 }` | see [`Lipschitz`] | how the critic is kept Lipschitz |
 /// | `critic_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
 /// | `generator_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
@@ -119,6 +119,9 @@ impl TrainConfig {
         if self.n_critic == 0 {
             return Err(Error::config("n_critic", 0, "1 or more"));
         }
+        if self.generator_steps == 0 {
+            return Err(Error::config("generator_steps", 0, "1 or more"));
+        }
         self.lipschitz.check()?;
         self.critic_optimizer.check("critic_optimizer")?;
         self.generator_optimizer.check("generator_optimizer")
@@ -156,6 +159,7 @@ mod tests {
         for (config, field) in [
             (TrainConfig { batch_size: 0, ..base.clone() }, "batch_size is 0"),
             (TrainConfig { n_critic: 0, ..base.clone() }, "n_critic is 0"),
+            (TrainConfig { generator_steps: 0, ..base.clone() }, "generator_steps is 0"),
             (lipschitz(Lipschitz::Clip { c: 0.0 }), "lipschitz.c is 0"),
             (lipschitz(Lipschitz::Clip { c: f64::NAN }), "lipschitz.c is NaN"),
             (lipschitz(gp(-1.0, 1.0)), "lipschitz.lambda is -1"),

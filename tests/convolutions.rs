@@ -70,7 +70,11 @@ fn check<L: Layer>(network: &Network<OneLayer<L>>, shape: &[usize], what: &str) 
             number(penalty(critic, &x).unwrap())
         });
         var.set(&start).unwrap();
-        assert_near(gradients.get(var).unwrap(), &expected, &format!("{what}, second order, {name}"));
+        assert_near(
+            gradients.get(var).unwrap(),
+            &expected,
+            &format!("{what}, second order, {name}"),
+        );
     }
 }
 
@@ -100,7 +104,9 @@ fn conv2d_of_every_stride_and_padding() {
 
 #[test]
 fn conv1d_has_a_second_order() {
-    for (padding, stride, dilation, groups) in [(0, 1, 1, 1), (1, 2, 1, 1), (2, 3, 2, 1), (1, 1, 1, 2)] {
+    for (padding, stride, dilation, groups) in
+        [(0, 1, 1, 1), (1, 2, 1, 1), (2, 3, 2, 1), (1, 1, 1, 2)]
+    {
         let config = Conv1dConfig { padding, stride, dilation, groups, ..Default::default() };
         let network = ModelBuilder::new(1)
             .dtype(DType::F64)

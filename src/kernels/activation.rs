@@ -1,7 +1,6 @@
 //! Activation functions with their first and second derivatives, elementwise.
 
-use rayon::prelude::*;
-
+use super::parallel::for_each_chunk;
 use super::{CHUNK, Real};
 
 /// A scalar function that is applied to each element of a tensor.
@@ -138,51 +137,61 @@ fn exp_m1(x: f64) -> f64 {
 /// The derivative of `function` of this order at each of `x`.
 pub(crate) fn map<T: Real>(function: Function, order: u8, x: &[T]) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
-    let piece = |(out, x): (&mut [T], &[T])| match (function, order) {
-        // The hot one: a loop without branches that vectorises.
-        (Function::LeakyRelu { slope }, 0) if slope > 0.0 && slope < 1.0 => {
-            let slope = <T as candle_core::WithDType>::from_f64(slope);
-            pulp::Arch::new().dispatch(|| {
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = if x > T::zero() { x } else { slope * x };
+    for_each_chunk(&mut out, CHUNK, |offset, out| {
+        let pairs = out.iter_mut().zip(&x[offset..]);
+        match (function, order) {
+            // The hot ones, without branches, so that they vectorise.
+            (Function::LeakyRelu { slope }, 0) if slope > 0.0 && slope < 1.0 => {
+                let slope = <T as candle_core::WithDType>::from_f64(slope);
+                pulp::Arch::new().dispatch(|| {
+                    for (out, &x) in pairs {
+                        *out = if x > T::zero() { x } else { slope * x };
+                    }
+                });
+            }
+            (Function::Tanh, 0) => pulp::Arch::new().dispatch(|| {
+                for (out, &x) in pairs {
+                    *out = tanh(x);
                 }
-            });
-        }
-        (Function::Tanh, 0) => pulp::Arch::new().dispatch(|| {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = tanh(x);
-            }
-        }),
-        (Function::Tanh, 1) => pulp::Arch::new().dispatch(|| {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = Function::Tanh.derivative(1, x);
-            }
-        }),
-        _ => {
-            for (out, &x) in out.iter_mut().zip(x) {
-                *out = function.derivative(order, x);
+            }),
+            _ => {
+                for (out, &x) in pairs {
+                    *out = function.derivative(order, x);
+                }
             }
         }
-    };
-    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(piece);
+    });
     out
 }
 
 /// `gradient * (x > 0 ? 1 : slope)`: the product of a gradient with the derivative of a leaky ReLU.
 pub(crate) fn gate<T: Real>(slope: f64, gradient: &[T], x: &[T]) -> Vec<T> {
+    assert_eq!(gradient.len(), x.len(), "a gradient for each element");
     let slope = <T as candle_core::WithDType>::from_f64(slope);
     let mut out = vec![T::zero(); x.len()];
-    let piece = |((out, gradient), x): ((&mut [T], &[T]), &[T])| {
+    for_each_chunk(&mut out, CHUNK, |offset, out| {
+        let pairs = gradient[offset..].iter().zip(&x[offset..]);
         pulp::Arch::new().dispatch(|| {
-            for ((out, &gradient), &x) in out.iter_mut().zip(gradient).zip(x) {
+            for (out, (&gradient, &x)) in out.iter_mut().zip(pairs) {
                 *out = gradient * if x > T::zero() { T::one() } else { slope };
             }
         });
-    };
-    out.par_chunks_mut(CHUNK)
-        .zip(gradient.par_chunks(CHUNK))
-        .zip(x.par_chunks(CHUNK))
-        .for_each(piece);
+    });
+    out
+}
+
+/// `gradient * (1 - y^2)`: the product of a gradient with the derivative of a tanh that gave `y`.
+pub(crate) fn tanh_gradient<T: Real>(gradient: &[T], y: &[T]) -> Vec<T> {
+    assert_eq!(gradient.len(), y.len(), "a gradient for each element");
+    let mut out = vec![T::zero(); y.len()];
+    for_each_chunk(&mut out, CHUNK, |offset, out| {
+        let pairs = gradient[offset..].iter().zip(&y[offset..]);
+        pulp::Arch::new().dispatch(|| {
+            for (out, (&gradient, &y)) in out.iter_mut().zip(pairs) {
+                *out = gradient * (T::one() - y * y);
+            }
+        });
+    });
     out
 }
 
@@ -250,7 +259,7 @@ mod tests {
 
     #[test]
     fn vectorised_loops_equal_the_scalar_function() {
-        for n in [0, 1, 15, CHUNK - 1, CHUNK, 3 * CHUNK + 7] {
+        for n in [0, 1, 15, CHUNK - 1, CHUNK, 5 * CHUNK + 7] {
             let (x, g) = (values::<f32>(n, 1), values::<f32>(n, 2));
             for function in ALL {
                 for order in 0..3 {
@@ -264,6 +273,11 @@ mod tests {
             let naive: Vec<f32> =
                 x.iter().zip(&g).map(|(&x, &g)| g * function.derivative(1, x)).collect();
             assert_eq!(gate(slope, &g, &x), naive);
+
+            let y = map(Function::Tanh, 0, &x);
+            let naive: Vec<f32> =
+                x.iter().zip(&g).map(|(&x, &g)| g * Function::Tanh.derivative(1, x)).collect();
+            assert_eq!(tanh_gradient(&g, &y), naive);
         }
     }
 }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Real;
+use super::parallel::{SERIAL, for_each_chunk};
 
 /// How a tensor is laid out around its channels: element `(n, c, p)` stands at `(n * channels + c) * positions + p`.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +34,7 @@ fn channel_sums<T: Real>(
 ) -> Vec<(f64, f64)> {
     let Extent { batch, channels, positions } = extent;
     let mut sums = vec![(0.0, 0.0); channels];
-    sums.par_chunks_mut(CHANNELS).enumerate().for_each(|(task, sums)| {
-        let first = task * CHANNELS;
+    let add_up = |first: usize, sums: &mut [(f64, f64)]| {
         for n in 0..batch {
             let start = (n * channels + first) * positions;
             let end = start + sums.len() * positions;
@@ -54,7 +54,13 @@ fn channel_sums<T: Real>(
                 pairs.enumerate().for_each(|(i, pair)| add(i / positions, pair));
             }
         }
-    });
+    };
+    if x.len() <= SERIAL {
+        add_up(0, &mut sums);
+    } else {
+        let tasks = sums.par_chunks_mut(CHANNELS).enumerate();
+        tasks.for_each(|(task, sums)| add_up(task * CHANNELS, sums));
+    }
     sums
 }
 
@@ -132,23 +138,22 @@ fn for_each_sample<T: Real>(
     if sample == 0 {
         return;
     }
-    out.par_chunks_mut(sample).zip(x.par_chunks(sample)).zip(y.par_chunks(sample)).for_each(
-        |((out, x), y)| {
-            if positions == 1 {
-                for (c, out) in out.iter_mut().enumerate() {
-                    *out = f(c, x[c], y[c]);
-                }
-            } else {
-                for c in 0..channels {
-                    let range = c * positions..(c + 1) * positions;
-                    let pairs = x[range.clone()].iter().zip(&y[range.clone()]);
-                    for (out, (&x, &y)) in out[range].iter_mut().zip(pairs) {
-                        *out = f(c, x, y);
-                    }
+    for_each_chunk(out, sample, |offset, out| {
+        let (x, y) = (&x[offset..][..sample], &y[offset..][..sample]);
+        if positions == 1 {
+            for (c, ((out, &x), &y)) in out.iter_mut().zip(x).zip(y).enumerate() {
+                *out = f(c, x, y);
+            }
+        } else {
+            for c in 0..channels {
+                let range = c * positions..(c + 1) * positions;
+                let pairs = x[range.clone()].iter().zip(&y[range.clone()]);
+                for (out, (&x, &y)) in out[range].iter_mut().zip(pairs) {
+                    *out = f(c, x, y);
                 }
             }
-        },
-    );
+        }
+    });
 }
 
 #[cfg(test)]

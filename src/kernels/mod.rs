@@ -7,6 +7,7 @@
 pub(crate) mod activation;
 pub(crate) mod batch_norm;
 pub(crate) mod matmul;
+mod parallel;
 pub(crate) mod reduce;
 pub(crate) mod transpose;
 pub(crate) mod update;
@@ -19,8 +20,7 @@ pub(crate) trait Real: WithDType + num_traits::Float {}
 impl Real for f32 {}
 impl Real for f64 {}
 
-/// Elements that one task of a parallel elementwise kernel takes: small enough to share out, large enough to
-/// pay for the hand-over.
+/// Elements that one task of a parallel elementwise kernel takes: they fit the first level of the cache.
 const CHUNK: usize = 16 * 1024;
 
 /// The elements of a contiguous tensor.

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Real;
+use super::parallel::SERIAL;
 
 /// Columns that one task sums: a few cache lines wide, so that tasks do not share one.
 const COLUMNS: usize = 128;
@@ -13,8 +14,7 @@ pub(crate) fn sum_rows<T: Real>(matrix: &[T], columns: usize) -> Vec<T> {
     if columns == 0 {
         return sums;
     }
-    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
-        let first = task * COLUMNS;
+    let add = |first: usize, sums: &mut [T]| {
         pulp::Arch::new().dispatch(|| {
             for row in matrix.chunks_exact(columns) {
                 for (sum, &x) in sums.iter_mut().zip(&row[first..]) {
@@ -22,7 +22,13 @@ pub(crate) fn sum_rows<T: Real>(matrix: &[T], columns: usize) -> Vec<T> {
                 }
             }
         });
-    });
+    };
+    if matrix.len() <= SERIAL {
+        add(0, &mut sums);
+    } else {
+        let tasks = sums.par_chunks_mut(COLUMNS).enumerate();
+        tasks.for_each(|(task, sums)| add(task * COLUMNS, sums));
+    }
     sums
 }
 
@@ -33,7 +39,8 @@ mod tests {
 
     #[test]
     fn equals_a_loop_over_columns() {
-        for (rows, columns) in [(0, 3), (1, 1), (5, 127), (64, 128), (33, 300), (3, 0)] {
+        for (rows, columns) in [(0, 3), (1, 1), (5, 127), (64, 128), (33, 300), (3, 0), (700, 300)]
+        {
             let x = values::<f64>(rows * columns, 1);
             let naive: Vec<f64> = (0..columns)
                 .map(|j| (0..rows).map(|i| x[i * columns + j]).fold(0.0, |a, b| a + b))

@@ -1,14 +1,10 @@
 //! A matrix transposed in memory.
 
-use rayon::prelude::*;
-
 use super::Real;
+use super::parallel::for_each_chunk;
 
 /// Side of a tile that is turned in registers.
 const TILE: usize = 8;
-
-/// Rows of the result that one task writes.
-const ROWS: usize = 2 * TILE;
 
 /// The transposed of a `rows` x `columns` matrix, both stored row after row, with `bias[i]` added to all of row `i`
 /// of the matrix.
@@ -23,16 +19,14 @@ pub(crate) fn transpose<T: Real>(
     if matrix.is_empty() {
         return out;
     }
-    out.par_chunks_mut(ROWS * rows).enumerate().for_each(|(task, out)| {
-        for (k, out) in out.chunks_mut(TILE * rows).enumerate() {
-            let first = task * ROWS + k * TILE;
-            if out.len() == TILE * rows {
-                strip(&matrix[first..], columns, out, rows);
-            } else {
-                for (j, out) in out.chunks_mut(rows).enumerate() {
-                    for (i, out) in out.iter_mut().enumerate() {
-                        *out = matrix[i * columns + first + j];
-                    }
+    for_each_chunk(&mut out, TILE * rows, |offset, out| {
+        let first = offset / rows;
+        if out.len() == TILE * rows {
+            strip(&matrix[first..], columns, out, rows);
+        } else {
+            for (j, out) in out.chunks_mut(rows).enumerate() {
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = matrix[i * columns + first + j];
                 }
             }
         }
@@ -79,7 +73,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn equals_the_definition(
-            rows in 0usize..100, columns in 0usize..100, with_bias in any::<bool>(),
+            rows in 0usize..300, columns in 0usize..300, with_bias in any::<bool>(),
         ) {
             let (x, bias) = (values::<f32>(rows * columns, 1), values::<f32>(rows, 2));
             let bias = with_bias.then_some(bias.as_slice());

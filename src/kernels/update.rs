@@ -1,7 +1,6 @@
 //! Parameter updates in place, one pass over memory for each tensor that changes.
 
-use rayon::prelude::*;
-
+use super::parallel::for_each_chunk;
 use super::{CHUNK, Real};
 
 /// `average = decay * average + (1 - decay) * gradient`
@@ -28,26 +27,20 @@ pub(crate) fn descend<T: Real>(
     eps: f64,
 ) {
     let [rate, scale, eps] = [rate, scale, eps].map(<T as candle_core::WithDType>::from_f64);
-    let piece = |((parameter, direction), square): ((&mut [T], &[T]), &[T])| {
+    for_each_chunk(parameter, CHUNK, |offset, parameter| {
+        let pairs = direction[offset..].iter().zip(&square[offset..]);
         pulp::Arch::new().dispatch(|| {
-            for ((parameter, &direction), &square) in
-                parameter.iter_mut().zip(direction).zip(square)
-            {
+            for (parameter, (&direction, &square)) in parameter.iter_mut().zip(pairs) {
                 *parameter -= rate * direction / (square.sqrt() * scale + eps);
             }
         });
-    };
-    parameter
-        .par_chunks_mut(CHUNK)
-        .zip(direction.par_chunks(CHUNK))
-        .zip(square.par_chunks(CHUNK))
-        .for_each(piece);
+    });
 }
 
 /// Clamps each element to `[-bound, bound]`. NaN stays NaN, so that it is seen.
 pub(crate) fn clamp<T: Real>(elements: &mut [T], bound: f64) {
     let bound = <T as candle_core::WithDType>::from_f64(bound);
-    elements.par_chunks_mut(CHUNK).for_each(|elements| {
+    for_each_chunk(elements, CHUNK, |_, elements| {
         pulp::Arch::new().dispatch(|| {
             for x in elements.iter_mut() {
                 *x = if *x > bound {
@@ -63,11 +56,11 @@ pub(crate) fn clamp<T: Real>(elements: &mut [T], bound: f64) {
 }
 
 fn zip_mut<T: Real>(target: &mut [T], source: &[T], f: impl Fn(T, T) -> T + Sync) {
-    target.par_chunks_mut(CHUNK).zip(source.par_chunks(CHUNK)).for_each(|(target, source)| {
+    for_each_chunk(target, CHUNK, |offset, target| {
         pulp::Arch::new().dispatch(
             #[inline(always)]
             || {
-                for (target, &source) in target.iter_mut().zip(source) {
+                for (target, &source) in target.iter_mut().zip(&source[offset..]) {
                     *target = f(*target, source);
                 }
             },
@@ -82,7 +75,7 @@ mod tests {
 
     #[test]
     fn every_update_equals_its_formula() {
-        let n = 2 * CHUNK + 5;
+        let n = 5 * CHUNK + 5;
         let (start, g) = (values::<f64>(n, 1), values::<f64>(n, 2));
         let square: Vec<f64> = values::<f64>(n, 3).iter().map(|x| x * x).collect();
 

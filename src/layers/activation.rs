@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 
 use super::has_kernel;
-use crate::kernels::activation::{Function, gate, map};
+use crate::kernels::activation::{Function, gate, map, tanh_gradient};
 use crate::kernels::{for_real, slice};
 
 /// `f(x)`, elementwise.
@@ -58,9 +58,11 @@ impl CustomOp1 for Activation {
         })
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let x = x.detach();
-        let for_x = if self.order == 0 {
+        let for_x = if self.order == 0 && self.function == Function::Tanh {
+            gradient.contiguous()?.apply_op2_no_bwd(&y.detach(), &TanhGradient)?
+        } else if self.order == 0 {
             activate_gradient(self.function, gradient, &x)?
         } else {
             let next = Activation { function: self.function, order: self.order + 1 };
@@ -103,6 +105,28 @@ impl CustomOp2 for Gate {
         let for_gradient =
             gradient.contiguous()?.apply_op2_no_bwd(x, &Gate { slope: self.slope })?;
         Ok((Some(for_gradient), None))
+    }
+}
+
+/// `gradient * (1 - y^2)` for y = tanh(x), which spares the second tanh; not differentiable.
+struct TanhGradient;
+
+impl CustomOp2 for TanhGradient {
+    fn name(&self) -> &'static str {
+        "tanh-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        for_real!(y, T => {
+            let out = tanh_gradient::<T>(slice(gradient, gradient_layout)?, slice(y, y_layout)?);
+            Ok((<T as WithDType>::to_cpu_storage_owned(out), y_layout.shape().clone()))
+        })
     }
 }
 

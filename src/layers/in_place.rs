@@ -132,3 +132,31 @@ impl InplaceOp1 for Clamp {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    /// Half precision has no kernel, so it takes the path of the other devices: the formulas must be the same.
+    #[test]
+    fn kernels_and_compositions_agree() -> Result<()> {
+        let run = |dtype: DType| -> Result<Vec<f32>> {
+            let make = |values: &[f32]| Tensor::new(values, &Device::Cpu)?.to_dtype(dtype);
+            let parameter = Var::from_tensor(&make(&[1.0, -2.0, 0.25])?)?;
+            let state = Var::from_tensor(&make(&[0.5, 0.25, 1.0])?)?;
+            let gradient = make(&[2.0, -1.0, 0.5])?;
+            average(&state, &gradient, 0.75)?;
+            average_of_squares(&state, &gradient, 0.5)?;
+            descend(&parameter, &gradient, &state, Descent { rate: 0.5, scale: 2.0, eps: 0.25 })?;
+            clamp(&parameter, 0.75)?;
+            Tensor::cat(&[parameter.as_tensor(), state.as_tensor()], 0)?
+                .to_dtype(DType::F32)?
+                .to_vec1()
+        };
+        for (fast, plain) in run(DType::F32)?.iter().zip(run(DType::F16)?) {
+            assert!((fast - plain).abs() < 4e-3, "{fast} against {plain}");
+        }
+        Ok(())
+    }
+}

@@ -29,7 +29,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         batches.seek(self.critic_steps);
         self.check_models(data)?;
         data.ensure_finite()?;
-        let total = self.generator_steps + self.config.generator_steps;
+        let total = self.generator_steps.saturating_add(self.config.generator_steps);
         for (_, observer) in &mut self.observers {
             observer.on_start(total)?;
         }

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::TrainConfig;
 use crate::critic::Critic;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generator::Generator;
 use crate::layers::GradientProbe;
 use crate::losses::{critic_loss, generator_loss, wasserstein_estimate};
@@ -141,13 +141,22 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
 
     /// Draws samples `(count, ...)` from the generator in evaluation mode.
     ///
-    /// The latent points are those of the seed, the same at every call.
+    /// The latent points are those of the seed, the same at every call. Samples are made some hundred at a time, so
+    /// that the memory in use is little more than that of the result.
     ///
     /// # Errors
-    /// The generator's.
+    /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a count of 0; the generator's.
     pub fn sample(&self, count: usize) -> Result<Tensor> {
-        let latent = self.latent("latent/samples", 0, count)?;
-        Ok(self.generator.model().forward(&latent, false)?.detach())
+        const AT_ONCE: usize = 512;
+        if count == 0 {
+            return Err(Error::config("the number of samples", count, "1 or more"));
+        }
+        let batches = (0..count.div_ceil(AT_ONCE)).map(|i| {
+            let size = AT_ONCE.min(count - i * AT_ONCE);
+            let latent = self.latent("latent/samples", i as u64, size)?;
+            Ok(self.generator.model().forward(&latent, false)?.detach())
+        });
+        Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
     /// The generator with its parameters.
