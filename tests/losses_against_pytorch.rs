@@ -135,9 +135,24 @@ impl Case {
         lipschitz.penalty(critic, &self.real, &self.fake, Some(&self.eps)).unwrap().unwrap()
     }
 
-    /// Penalty and total loss of every strategy, and their gradients for every parameter.
-    fn check_penalties(&self, critic: &dyn Critic, parameters: &Parameters, tolerance: f64) {
+    fn interpolates(&self) -> Tensor {
+        let eps = self.eps.reshape((5, 1, 1)).unwrap();
+        let rest = self.fake.broadcast_mul(&eps.affine(-1.0, 1.0).unwrap()).unwrap();
+        self.real.broadcast_mul(&eps).unwrap().add(&rest).unwrap()
+    }
+
+    /// Penalty and total loss of every strategy but `except`, and their gradients for every parameter.
+    fn check_penalties(
+        &self,
+        critic: &dyn Critic,
+        parameters: &Parameters,
+        tolerance: f64,
+        except: &[&str],
+    ) {
         for (strategy, lipschitz) in strategies() {
+            if except.contains(&strategy) {
+                continue;
+            }
             let what = |name| format!("{}{strategy}.{name} in {:?}", self.prefix, self.dtype);
             let penalty = self.penalty(critic, lipschitz);
             let expected = self.number(&format!("{strategy}.penalty"));
@@ -244,10 +259,7 @@ fn each_sample_has_the_norm_of_its_own_gradient() {
             );
             gradient.flatten_from(1).unwrap().sqr().unwrap().sum(1).unwrap().sqrt().unwrap()
         };
-        let eps = case.eps.reshape((5, 1, 1)).unwrap();
-        let points = (case.real.broadcast_mul(&eps))
-            .and_then(|r| r.add(&case.fake.broadcast_mul(&eps.affine(-1.0, 1.0)?)?))
-            .unwrap();
+        let points = case.interpolates();
         assert_close(&norms(&points), case.get("gp_two.norms"), tolerance, "interpolates");
         assert_close(&norms(&case.real), case.get("div_tutorial.norms_real"), tolerance, "real");
         assert_close(&norms(&case.fake), case.get("div_tutorial.norms_fake"), tolerance, "fake");
@@ -258,7 +270,7 @@ fn each_sample_has_the_norm_of_its_own_gradient() {
 fn every_strategy_to_the_second_order() {
     for (case, tolerance) in Case::all() {
         let critic = case.critic();
-        case.check_penalties(critic.model(), critic.parameters(), tolerance);
+        case.check_penalties(critic.model(), critic.parameters(), tolerance, &[]);
     }
 }
 
@@ -267,14 +279,14 @@ fn every_strategy_to_the_second_order() {
 fn critics_behind_a_pointer() {
     for (case, tolerance) in Case::all() {
         let boxed = case.build(|vb| Ok(Box::new(Small::new(case.smooth, vb)?) as Box<dyn Critic>));
-        case.check_penalties(boxed.model(), boxed.parameters(), tolerance);
+        case.check_penalties(boxed.model(), boxed.parameters(), tolerance, &[]);
     }
     let case = Case::new(false, DType::F64);
     let boxed = case.build(|vb| {
         let opaque = ModuleCritic::new(vb, |vb| Small::new(false, vb))?;
         Ok(Box::new(opaque) as Box<dyn Critic>)
     });
-    case.check_penalties(boxed.model(), boxed.parameters(), F64);
+    case.check_penalties(boxed.model(), boxed.parameters(), F64, &[]);
 }
 
 /// The two well-known mistakes, both in the file; the second is made here as well, which proves that the file
@@ -310,10 +322,7 @@ fn a_penalty_on_candles_own_gradient_misses_layers() {
             let scores = Module::forward(critic.model(), &points).unwrap();
             scores.sum_all().unwrap().backward().unwrap().remove(&points).unwrap()
         };
-        let eps = case.eps.reshape((5, 1, 1)).unwrap();
-        let points = (case.real.broadcast_mul(&eps))
-            .and_then(|r| r.add(&case.fake.broadcast_mul(&eps.affine(-1.0, 1.0)?)?))
-            .unwrap();
+        let points = case.interpolates();
         let norms = naive(&points).flatten_from(1).unwrap().sqr().unwrap().sum(1).unwrap();
         let excess = norms.sqrt().unwrap().affine(1.0, -1.0).unwrap();
         let penalty = excess.sqr().unwrap().mean_all().unwrap().affine(10.0, 0.0).unwrap();
@@ -353,14 +362,56 @@ fn a_penalty_that_misses_one_layer_is_named() {
     }
 }
 
-/// Within what `ModuleCritic` promises: 1e-9 in f64 and 1e-3 in f32, for both kinds of critic.
+/// Whether a kink of a leaky ReLU lies nearer to one of the points than the step of an f32 central difference.
+fn a_kink_is_near(case: &Case, points: &Tensor) -> bool {
+    let critic = case.critic();
+    let [fc1, fc2, _] = &critic.model().fc;
+    let x = Traced::input(points);
+    let hidden = x.flatten_from(1).unwrap().apply(fc1).unwrap();
+    let next = hidden.leaky_relu(0.2).unwrap().apply(fc2).unwrap();
+    let length = |t: &Tensor| t.flatten_from(1).unwrap().sqr().unwrap().sum(1).unwrap().sqrt();
+    let size: Vec<f64> = length(points).unwrap().to_vec1().unwrap();
+    [hidden, next].iter().any(|layer| {
+        (0..layer.dims()[1]).any(|unit| {
+            let unit = layer.narrow(1, unit, 1).unwrap();
+            let slope = length(&unit.gradient(&x).unwrap()).unwrap();
+            let distance = unit.value().squeeze(1).unwrap().abs().unwrap().div(&slope).unwrap();
+            let distance: Vec<f64> = distance.to_vec1().unwrap();
+            let step = |size: f64| f64::from(f32::EPSILON).cbrt() * (1.0 + size);
+            distance.iter().zip(&size).any(|(&distance, &size)| distance < step(size))
+        })
+    })
+}
+
+/// Within what `ModuleCritic` promises: 1e-9 in f64 and 1e-3 in f32, for both kinds of critic. Among the draws is a
+/// sample with a kink within the f32 step, where it promises nothing, and where the two differ indeed.
 #[test]
 fn an_opaque_critic_by_central_differences() {
     for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-3)] {
         for smooth in [false, true] {
             let case = Case::new(smooth, dtype);
             let critic = case.opaque();
-            case.check_penalties(critic.model(), critic.parameters(), tolerance);
+            let reached: Vec<_> = strategies()
+                .into_iter()
+                .filter(|(_, lipschitz)| {
+                    let exact = Case::new(smooth, DType::F64);
+                    let points = if lipschitz.interpolates() {
+                        exact.interpolates()
+                    } else {
+                        Tensor::cat(&[&exact.real, &exact.fake], 0).unwrap()
+                    };
+                    dtype == DType::F32 && !smooth && a_kink_is_near(&exact, &points)
+                })
+                .collect();
+            let names: Vec<_> = reached.iter().map(|(name, _)| *name).collect();
+            let kinked = dtype == DType::F32 && !smooth;
+            assert_eq!(names, if kinked { &["div_tutorial"][..] } else { &[] });
+            case.check_penalties(critic.model(), critic.parameters(), tolerance, &names);
+            for (strategy, lipschitz) in reached {
+                let gradients = case.penalty(critic.model(), lipschitz).backward().unwrap();
+                let expected = case.below(&format!("{strategy}.grad"));
+                assert!(!mismatches(critic.parameters(), &gradients, &expected, 1e-3).is_empty());
+            }
 
             let (scores, gradient) = critic.model().scores_and_gradient(&case.real).unwrap();
             let exact = if dtype == DType::F64 { F64 } else { F32 };

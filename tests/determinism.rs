@@ -1,0 +1,118 @@
+//! One seed gives one run, byte for byte: repeated, on any number of threads, in one piece or two.
+
+use candle_core::{DType, Device, Tensor};
+use wgan::data::TensorDataset;
+use wgan::history::{History, Record};
+use wgan::random::Stream;
+use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
+use wgan::{ModelBuilder, TrainConfig, WganTrainer};
+
+type Trainer = WganTrainer<MlpGenerator, MlpCritic>;
+
+/// Wide enough for every kernel to share its work between threads.
+fn trainer(config: &TrainConfig) -> Trainer {
+    let build = ModelBuilder::new(config.seed);
+    let generator = build.generator(|vb| {
+        let config =
+            MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
+        MlpGenerator::new(config, vb)
+    });
+    let critic = build.critic(|vb| {
+        MlpCritic::new(MlpCriticConfig { hidden: vec![520, 260], ..Default::default() }, vb)
+    });
+    WganTrainer::new(generator.unwrap(), critic.unwrap(), config.clone()).unwrap()
+}
+
+fn data() -> TensorDataset {
+    let noise = Stream::new(5, "data", 0).normal((300, 1, 28, 28), DType::F32, &Device::Cpu);
+    TensorDataset::new(noise.unwrap().tanh().unwrap()).unwrap()
+}
+
+fn configs(seed: u64, generator_steps: u64) -> [TrainConfig; 4] {
+    [
+        TrainConfig::wgan(),
+        TrainConfig::wgan_gp(),
+        TrainConfig::wgan_div(),
+        TrainConfig::wgan_div_tutorials(),
+    ]
+    .map(|config| TrainConfig { seed, generator_steps, batch_size: 128, n_critic: 2, ..config })
+}
+
+/// Everything a run leaves behind, as bits.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    parameters: Vec<Vec<u32>>,
+    records: Vec<[u64; 6]>,
+    samples: Vec<u32>,
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+fn outcome(trainer: &Trainer, history: &History) -> Outcome {
+    let mut parameters = Vec::new();
+    for network in
+        [trainer.generator().parameters().tensors(), trainer.critic().parameters().tensors()]
+    {
+        parameters.extend(network.values().map(bits));
+    }
+    let record = |r: &Record| {
+        [
+            r.step,
+            r.wasserstein_estimate.to_bits(),
+            r.critic_loss.to_bits(),
+            r.penalty.to_bits(),
+            r.generator_loss.to_bits(),
+            r.gradient_norm.to_bits(),
+        ]
+    };
+    let samples = bits(&trainer.sample(600).unwrap());
+    Outcome { parameters, records: history.iter().map(record).collect(), samples }
+}
+
+fn run(config: &TrainConfig) -> Outcome {
+    let mut trainer = trainer(config);
+    let history = trainer.fit(&data()).unwrap();
+    outcome(&trainer, &history)
+}
+
+/// Not one of the trainer's parts may be sent between threads, so each run is made inside its pool.
+fn run_on(threads: usize, config: &TrainConfig) -> Outcome {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| run(config))
+}
+
+#[test]
+fn a_run_is_the_same_on_any_number_of_threads() {
+    for config in configs(11, 2) {
+        let one = run_on(1, &config);
+        assert_eq!(one, run(&config), "repeated: {config:?}");
+        for threads in [2, 5] {
+            assert_eq!(one, run_on(threads, &config), "{threads} threads: {config:?}");
+        }
+    }
+}
+
+/// A step draws by its number, not from a generator that goes along; 300 samples end an epoch every second batch.
+#[test]
+fn two_short_runs_are_one_long_run() {
+    for (long, short) in configs(12, 4).into_iter().zip(configs(12, 2)) {
+        let mut trainer = trainer(&short);
+        let data = data();
+        let mut history = trainer.fit(&data).unwrap();
+        history.extend(trainer.fit(&data).unwrap());
+        assert_eq!(outcome(&trainer, &history), run(&long), "{long:?}");
+    }
+}
+
+#[test]
+fn another_seed_is_another_run() {
+    for (one, other) in configs(13, 1).into_iter().zip(configs(14, 1)) {
+        let (one, other) = (run(&one), run(&other));
+        assert_ne!(one.parameters, other.parameters);
+        assert_ne!(one.samples, other.samples);
+        assert_ne!(one.records, other.records);
+    }
+}
