@@ -362,29 +362,34 @@ fn a_penalty_that_misses_one_layer_is_named() {
     }
 }
 
-/// Whether a kink of a leaky ReLU lies nearer to one of the points than the step of an f32 central difference.
+/// Whether a kink of a leaky ReLU lies within the step of an f32 central difference of one of the points: along the
+/// critic's gradient there, as every penalty here is one on its length.
 fn a_kink_is_near(case: &Case, points: &Tensor) -> bool {
     let critic = case.critic();
     let [fc1, fc2, _] = &critic.model().fc;
     let x = Traced::input(points);
     let hidden = x.flatten_from(1).unwrap().apply(fc1).unwrap();
     let next = hidden.leaky_relu(0.2).unwrap().apply(fc2).unwrap();
-    let length = |t: &Tensor| t.flatten_from(1).unwrap().sqr().unwrap().sum(1).unwrap().sqrt();
-    let size: Vec<f64> = length(points).unwrap().to_vec1().unwrap();
+    let rows = |t: &Tensor| t.flatten_from(1).unwrap().to_vec2::<f64>().unwrap();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (_, gradient) = critic.model().scores_and_gradient(points).unwrap();
+    let (points, gradient) = (rows(points), rows(&gradient));
     [hidden, next].iter().any(|layer| {
         (0..layer.dims()[1]).any(|unit| {
             let unit = layer.narrow(1, unit, 1).unwrap();
-            let slope = length(&unit.gradient(&x).unwrap()).unwrap();
-            let distance = unit.value().squeeze(1).unwrap().abs().unwrap().div(&slope).unwrap();
-            let distance: Vec<f64> = distance.to_vec1().unwrap();
-            let step = |size: f64| f64::from(f32::EPSILON).cbrt() * (1.0 + size);
-            distance.iter().zip(&size).any(|(&distance, &size)| distance < step(size))
+            let (values, slopes) = (rows(unit.value()), rows(&unit.gradient(&x).unwrap()));
+            (0..points.len()).any(|i| {
+                let step =
+                    f64::from(f32::EPSILON).cbrt() * (1.0 + dot(&points[i], &points[i]).sqrt());
+                let slope = dot(&slopes[i], &gradient[i]) / dot(&gradient[i], &gradient[i]).sqrt();
+                values[i][0].abs() < step * slope.abs()
+            })
         })
     })
 }
 
 /// Within what `ModuleCritic` promises: 1e-9 in f64 and 1e-3 in f32, for both kinds of critic. Among the draws is a
-/// sample with a kink within the f32 step, where it promises nothing, and where the two differ indeed.
+/// sample with a kink within the f32 step, where it promises nothing.
 #[test]
 fn an_opaque_critic_by_central_differences() {
     for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-3)] {
@@ -407,12 +412,6 @@ fn an_opaque_critic_by_central_differences() {
             let kinked = dtype == DType::F32 && !smooth;
             assert_eq!(names, if kinked { &["div_tutorial"][..] } else { &[] });
             case.check_penalties(critic.model(), critic.parameters(), tolerance, &names);
-            for (strategy, lipschitz) in reached {
-                let gradients = case.penalty(critic.model(), lipschitz).backward().unwrap();
-                let expected = case.below(&format!("{strategy}.grad"));
-                assert!(!mismatches(critic.parameters(), &gradients, &expected, 1e-3).is_empty());
-            }
-
             let (scores, gradient) = critic.model().scores_and_gradient(&case.real).unwrap();
             let exact = if dtype == DType::F64 { F64 } else { F32 };
             assert_close(&scores, case.get("scores_real"), exact, "scores");

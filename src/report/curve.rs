@@ -242,19 +242,4 @@ mod tests {
             [1, 1, 1, 3, 11, 101, 101]
         );
     }
-
-    /// Writes figures for the eye: `WGAN_FIGURES=folder cargo test --lib report -- --ignored`.
-    #[test]
-    #[ignore = "writes files"]
-    fn figures_for_the_eye() -> Result<()> {
-        let folder = std::path::PathBuf::from(std::env::var_os("WGAN_FIGURES").unwrap());
-        for len in [1, 2, 7, 300, 20_000, 1_000_000] {
-            let svg = learning_curve_svg(&like_a_run(len), "WGAN-GP on MNIST")?;
-            crate::files::write_atomically(
-                &folder.join(format!("curve-{len}.svg")),
-                svg.as_bytes(),
-            )?;
-        }
-        Ok(())
-    }
 }
