@@ -32,15 +32,13 @@ fn steps(criterion: &mut Criterion) {
         for batch in [64, 256] {
             let mut trainer = trainer(config.clone());
             let latent = normal("latent", &[batch, LATENT]);
-            let draws = CriticDraws {
-                real: normal("real", &[batch, 1, 28, 28]).tanh().unwrap(),
-                latent: latent.clone(),
-                epsilon: Some(
-                    Stream::new(0, "epsilon", 0)
-                        .uniform(0.0, 1.0, batch, DType::F32, &Device::Cpu)
-                        .unwrap(),
-                ),
-            };
+            let epsilon =
+                Stream::new(0, "epsilon", 0).uniform(0.0, 1.0, batch, DType::F32, &Device::Cpu);
+            let draws = CriticDraws::new(
+                normal("real", &[batch, 1, 28, 28]).tanh().unwrap(),
+                latent.clone(),
+                Some(epsilon.unwrap()),
+            );
             group.throughput(Throughput::Elements(batch as u64));
             group.bench_function(BenchmarkId::new("critic_step", batch), |bencher| {
                 bencher.iter(|| black_box(trainer.critic_step(&draws).unwrap()));

@@ -18,7 +18,8 @@ use crate::optimizers::OptimizerConfig;
 /// | `critic_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
 /// | `generator_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
 ///
-/// It reads from and writes to any serde format. A field left out has its default; an unknown one is refused.
+/// It reads from and writes to any self-describing serde format, such as JSON. A field left out has its default, those
+/// of a strategy or an optimiser too; an unknown one is refused.
 ///
 /// ```
 /// use wgan::{Lipschitz, TrainConfig};
@@ -141,6 +142,12 @@ mod tests {
             assert_eq!(serde_json::from_str::<TrainConfig>(&text).unwrap(), config);
         }
         assert_eq!(serde_json::from_str::<TrainConfig>("{}").unwrap(), TrainConfig::wgan());
+        let short = r#"{"lipschitz": {"strategy": "gradient_penalty"},
+            "critic_optimizer": {"optimizer": "adam"}, "generator_optimizer": {"optimizer": "adam"}}"#;
+        assert_eq!(serde_json::from_str::<TrainConfig>(short).unwrap(), TrainConfig::wgan_gp());
+        let short =
+            r#"{"lipschitz": {"strategy": "clip"}, "critic_optimizer": {"optimizer": "rms_prop"}}"#;
+        assert_eq!(serde_json::from_str::<TrainConfig>(short).unwrap(), TrainConfig::wgan());
         let typo = serde_json::from_str::<TrainConfig>(r#"{"n_critics": 3}"#).unwrap_err();
         assert!(typo.to_string().contains("n_critics"), "{typo}");
     }

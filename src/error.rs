@@ -7,7 +7,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Every error this crate returns.
 ///
-/// Each message names the thing, the value that came and what was expected in its place.
+/// Each message of this crate's own names the thing, the value that came and what was expected in its place.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -96,13 +96,14 @@ pub enum Error {
 
     /// A quantity became NaN or infinite during training.
     ///
-    /// The optimiser has not been stepped with it: the parameters are those of the step before.
+    /// The optimiser has not been stepped with it: the parameters are those of the step before. (The running
+    /// statistics of a batch normalisation move with each forward pass, and so have moved.)
     #[error("{quantity} is {value} at step {step}: {cause}")]
     NonFinite {
         /// The generator step, counted from 1, during which it arose.
         step: u64,
         /// The quantity.
-        quantity: &'static str,
+        quantity: String,
         /// Its value: NaN or an infinity.
         value: f64,
         /// The likely cause, and what usually helps.

@@ -18,15 +18,33 @@ pub fn ensure_writable_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Proves that this file can be written, or written anew, and leaves it as it is.
+///
+/// # Errors
+/// [`Error::Io`] that names the file or its folder.
+pub fn ensure_replaceable(path: &Path) -> Result<()> {
+    ensure_writable_folder(folder_of(path))?;
+    match std::fs::OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(path, "writing the file", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Writes a file whole or not at all: into a temporary file beside it, flushed to disk, then renamed over it.
 ///
 /// # Errors
 /// [`Error::Io`] that names the file; what was there before is untouched.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let fail = |e| Error::io(path, "writing the file", e);
     let mut builder = tempfile::Builder::new();
     // The usual mode of a new file, less the umask; a temporary file's own would be private to its owner.
@@ -68,6 +86,20 @@ mod tests {
         write_atomically(&path, b"two")?;
         assert_eq!(std::fs::read(&path).ok().as_deref(), Some(&b"two"[..]));
         assert_eq!(std::fs::read_dir(folder.path()).map(Iterator::count).ok(), Some(1));
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_could_be_replaced_is_left_as_it_is() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io(Path::new("tmp"), "tempdir", e))?;
+        let path = folder.path().join("new/a.txt");
+        ensure_replaceable(&path)?;
+        assert!(!path.exists());
+        write_atomically(&path, b"one")?;
+        ensure_replaceable(&path)?;
+        assert_eq!(std::fs::read(&path).ok().as_deref(), Some(&b"one"[..]));
+        let error = ensure_replaceable(folder.path()).expect_err("a folder is no file");
+        assert!(error.to_string().contains("writing the file"), "{error}");
         Ok(())
     }
 

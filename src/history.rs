@@ -28,7 +28,7 @@ pub struct Record {
     /// ||grad f(G(z))||: the size of the signal that reaches the generator. Near 1 under a gradient penalty;
     /// far below 1 where weight clipping starves the generator.
     pub gradient_norm: f64,
-    /// Wall-clock seconds since `fit` began.
+    /// Wall-clock seconds of training until this step, over all calls of `fit`.
     pub seconds: f64,
 }
 

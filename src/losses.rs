@@ -10,15 +10,44 @@ use candle_core::Tensor;
 
 use crate::critic::Critic;
 use crate::error::{Error, Result};
+use crate::parameters::Parameters;
 
-/// mean f(real) - mean f(fake), a scalar, with one pass of the critic over both batches.
+/// How a critic is run over the real and the generated batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batching {
+    /// In one pass over both: the same scores, faster.
+    Together,
+    /// In two passes, so that a batch normalisation sees each batch by itself, as PyTorch programs and the authors'
+    /// code run it.
+    Apart,
+}
+
+impl Batching {
+    /// [`Apart`](Self::Apart) for a critic that keeps running statistics, which only batch normalisation does.
+    #[must_use]
+    pub fn for_critic(parameters: &Parameters) -> Self {
+        if parameters.buffers().next().is_some() { Self::Apart } else { Self::Together }
+    }
+}
+
+/// mean f(real) - mean f(fake), a scalar.
 ///
 /// # Errors
 /// The critic's; candle's where the two batches do not hold samples of one shape.
-pub fn wasserstein_estimate(critic: &dyn Critic, real: &Tensor, fake: &Tensor) -> Result<Tensor> {
+pub fn wasserstein_estimate(
+    critic: &dyn Critic,
+    real: &Tensor,
+    fake: &Tensor,
+    batching: Batching,
+) -> Result<Tensor> {
     let (n, m) = (batch_size(real, "the real batch")?, batch_size(fake, "the fake batch")?);
-    let scores = critic.scores(&Tensor::cat(&[real, fake], 0)?)?;
-    let (of_real, of_fake) = (scores.narrow(0, 0, n)?, scores.narrow(0, n, m)?);
+    let (of_real, of_fake) = match batching {
+        Batching::Together => {
+            let scores = critic.scores(&Tensor::cat(&[real, fake], 0)?)?;
+            (scores.narrow(0, 0, n)?, scores.narrow(0, n, m)?)
+        }
+        Batching::Apart => (critic.scores(real)?, critic.scores(fake)?),
+    };
     Ok(of_real.mean_all()?.sub(&of_fake.mean_all()?)?)
 }
 
@@ -36,8 +65,9 @@ pub fn critic_loss(estimate: &Tensor, penalty: Option<&Tensor>) -> Result<Tensor
 /// What the generator minimises, made of the critic's scores `(batch,)` of generated samples: -mean f(G(z)).
 ///
 /// # Errors
-/// Candle's where there are no scores.
+/// [`Error::Shape`] where there are no scores.
 pub fn generator_loss(scores: &Tensor) -> Result<Tensor> {
+    batch_size(scores, "the batch of scores")?;
     Ok(scores.mean_all()?.neg()?)
 }
 

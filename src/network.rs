@@ -43,7 +43,9 @@ impl<M> Network<M> {
 /// | `dtype` | `F32` | their type: `F32` or `F64` |
 /// | `init` | [`InitScheme::PyTorch`] | their first values |
 ///
-/// The same seed gives the same parameters on every machine and device, in whatever order layers are made.
+/// The same seed gives the same parameters on every machine and device, in whatever order layers are made: they are drawn
+/// on the host, each from a stream of its own name. (The tails of a normal distribution go through the system's `ln` and
+/// `exp`, whose last bit may differ from one operating system to the next; uniform draws, the default, do not.)
 ///
 /// ```
 /// use candle_core::DType;

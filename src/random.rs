@@ -56,7 +56,7 @@ impl Stream {
         self.fill(shape.into(), dtype, device, |rng| StandardNormal.sample(rng))
     }
 
-    /// Draws from the uniform distribution on `[low, high)`.
+    /// Draws from the uniform distribution on `[low, high)`; rounded to `f32`, a draw can be `high` itself.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] unless `low < high` and both are finite; [`Error::DType`] for a type other than

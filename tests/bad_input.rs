@@ -126,12 +126,12 @@ fn data_that_is_not_finite_in_a_data_set_of_ones_own() {
 fn sample_shapes_that_a_model_does_not_take() {
     for settings in [TrainConfig::wgan(), TrainConfig::wgan_gp()] {
         let error = refused(critic(), config(settings.clone()), data(8, &[1, 2, 3]));
-        assert_says(&error, &["the generator's output", "[2, 1, 2, 2]", "[2, 1, 2, 3]"]);
+        assert_says(&error, &["the generator's output", "[4, 1, 2, 2]", "[4, 1, 2, 3]"]);
 
         let other = MlpCriticConfig { sample_shape: vec![4], ..Default::default() };
         let other = ModelBuilder::new(0).critic(|vb| MlpCritic::new(other, vb)).unwrap();
         let error = refused(other, config(settings), data(8, &[1, 2, 2]));
-        assert_says(&error, &["critic", "[2, 1, 2, 2]", "[4]"]);
+        assert_says(&error, &["critic", "[4, 1, 2, 2]", "[4]"]);
     }
 }
 
@@ -176,14 +176,14 @@ fn shaped(outputs: usize, shape: fn(Traced) -> Result<Traced>) -> Network<Shaped
 fn critics_that_do_not_give_one_score_a_sample() {
     for settings in [TrainConfig::wgan(), TrainConfig::wgan_gp(), TrainConfig::wgan_div()] {
         for (critic, got) in [
-            (shaped(2, Ok), "[2, 2]"),
+            (shaped(2, Ok), "[4, 2]"),
             (shaped(1, |x| x.sum((0, 1))), "[]"),
             (shaped(1, |x| x.sum(0)), "[1]"),
-            (shaped(2, |x| x.reshape(4)), "[4]"),
-            (shaped(1, |x| x.unsqueeze(0)), "[1, 2, 1]"),
+            (shaped(2, |x| x.reshape(8)), "[8]"),
+            (shaped(1, |x| x.unsqueeze(0)), "[1, 4, 1]"),
         ] {
             let error = refused(critic, config(settings.clone()), data(8, &[1, 2, 2]));
-            assert_says(&error, &["the critic's output", got, "(2,) or (2, 1)"]);
+            assert_says(&error, &["the critic's output", got, "(4,) or (4, 1)"]);
         }
     }
 }
@@ -209,10 +209,9 @@ fn batch_norm_in_a_critic_is_for_clipping_only() {
     {
         let error = refused(critic(), config(settings), data(8, &[1, 2, 2]));
         assert!(matches!(error, Error::BatchNormUnderPenalty { .. }));
-        assert_says(&error, &["batch normalisation", "[2, 8]", "layer normalisation"]);
+        assert_says(&error, &["batch normalisation", "[4, 1, 2, 2]", "layer normalisation"]);
     }
-    let mut trainer =
-        WganTrainer::new(generator(), critic(), config(TrainConfig::wgan())).unwrap();
+    let mut trainer = WganTrainer::new(generator(), critic(), config(TrainConfig::wgan())).unwrap();
     assert_eq!(trainer.fit(&data(8, &[1, 2, 2])).unwrap().len(), 2);
 }
 
@@ -285,9 +284,7 @@ fn a_parameter_without_a_gradient_is_named() {
         }
     }
     let forgetful = ModelBuilder::new(0)
-        .critic(|vb| {
-            Ok(Forgetful(linear(4, 1, vb.pp("used"))?, linear(4, 1, vb.pp("forgotten"))?))
-        })
+        .critic(|vb| Ok(Forgetful(linear(4, 1, vb.pp("used"))?, linear(4, 1, vb.pp("forgotten"))?)))
         .unwrap();
     let before = values(forgetful.parameters());
     let mut trainer =
@@ -301,17 +298,19 @@ fn a_parameter_without_a_gradient_is_named() {
 fn draws_that_do_not_fit() {
     let trainer = |settings| WganTrainer::new(generator(), critic(), config(settings)).unwrap();
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    let draws = CriticDraws { real: zeros(&[4, 1, 2, 2]), latent: zeros(&[4, 3]), epsilon: None };
+    let draws = |latent: &[usize], epsilon: Option<Tensor>| {
+        CriticDraws::new(zeros(&[4, 1, 2, 2]), zeros(latent), epsilon)
+    };
 
-    let error = trainer(TrainConfig::wgan_gp()).critic_step(&draws).unwrap_err();
+    let error = trainer(TrainConfig::wgan_gp()).critic_step(&draws(&[4, 3], None)).unwrap_err();
     assert_says(&error, &["epsilon", "(4,)"]);
-    let short = CriticDraws { epsilon: Some(zeros(&[3])), ..draws.clone() };
+    let short = draws(&[4, 3], Some(zeros(&[3])));
     let error = trainer(TrainConfig::wgan_div()).critic_step(&short).unwrap_err();
     assert_says(&error, &["epsilon", "[3]", "(4,)"]);
-    let narrow = CriticDraws { latent: zeros(&[4, 2]), ..draws.clone() };
+    let narrow = draws(&[4, 2], None);
     let error = trainer(TrainConfig::wgan()).critic_step(&narrow).unwrap_err();
     assert_says(&error, &["latent", "[4, 2]", "(batch, 3)"]);
-    let fewer = CriticDraws { latent: zeros(&[3, 3]), epsilon: Some(zeros(&[4])), ..draws };
+    let fewer = draws(&[3, 3], Some(zeros(&[4])));
     let error = trainer(TrainConfig::wgan_gp()).critic_step(&fewer).unwrap_err();
     assert_says(&error, &["generated batch", "[3, 1, 2, 2]", "[4, 1, 2, 2]"]);
 
@@ -345,4 +344,90 @@ fn an_activation_without_a_second_order_is_named() {
     let error = x.apply(&candle_nn::Activation::Gelu).unwrap_err();
     assert_says(&error, &["Gelu", "LeakyRelu"]);
     assert!(x.apply(&Activation::Identity).is_ok());
+}
+
+/// A batch of one with batch normalisation in the generator is refused before an observer replaces a file.
+#[test]
+fn nothing_is_replaced_by_a_run_that_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "mine").unwrap();
+        path
+    };
+    let files = ["config.json", "history.csv", "generator.safetensors"].map(mine);
+    let run = |settings: TrainConfig| {
+        let config = wgan::observers::ConfigJson::new(folder.path(), &settings).unwrap();
+        WganTrainer::new(generator(), critic(), settings)
+            .unwrap()
+            .observe(Every::Never, config)
+            .observe(Every::Step, wgan::observers::HistoryCsv::new(folder.path()))
+            .observe(Every::Step, wgan::observers::Weights::new(folder.path()))
+            .fit(&data(8, &[1, 2, 2]))
+    };
+    let error = run(TrainConfig { batch_size: 1, ..config(TrainConfig::wgan()) }).unwrap_err();
+    assert_says(&error, &["batch normalisation", "more than one value"]);
+
+    // The last observer refuses: the ones before it must not have replaced anything.
+    std::fs::create_dir(folder.path().join("critic.safetensors")).unwrap();
+    let error = run(config(TrainConfig::wgan())).unwrap_err();
+    assert_says(&error, &["critic.safetensors"]);
+    for file in files {
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "mine");
+    }
+}
+
+/// Batch normalisation hidden in an opaque module is found by the running statistics it keeps.
+#[test]
+fn batch_norm_in_an_opaque_critic_is_found() {
+    let opaque = ModelBuilder::new(0)
+        .critic(|vb| {
+            wgan::ModuleCritic::new(vb, |vb| {
+                let norm = batch_norm(4, 1e-5, vb.pp("bn"))?;
+                let fc = linear(4, 1, vb.pp("fc"))?;
+                Ok(move |x: &Tensor| x.flatten_from(1)?.apply_t(&norm, true)?.apply(&fc))
+            })
+        })
+        .unwrap();
+    let error = refused(opaque, config(TrainConfig::wgan_gp()), data(8, &[1, 2, 2]));
+    assert!(matches!(error, Error::BatchNormUnderPenalty { .. }), "{error}");
+}
+
+/// A gradient can overflow where the loss does not: the run ends before a parameter is touched.
+#[test]
+fn a_gradient_that_is_not_finite_ends_the_run() {
+    let steep = shaped(1, |x| x.affine(1e25, 0.0)?.sqr()?.affine(1e-30, 0.0)?.affine(1e-30, 0.0));
+    let mut trainer = WganTrainer::new(generator(), steep, config(TrainConfig::wgan())).unwrap();
+    let before = values(trainer.critic().parameters());
+    let error = trainer.fit(&data(8, &[1, 2, 2])).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { .. }), "{error}");
+    assert_eq!(values(trainer.critic().parameters()), before);
+}
+
+/// An interval of no steps is no interval.
+#[test]
+fn an_interval_of_zero_is_refused() {
+    let mut trainer = WganTrainer::new(generator(), critic(), config(TrainConfig::wgan()))
+        .unwrap()
+        .observe(Every::Steps(0), callback(|_| Ok(())));
+    assert_says(&trainer.fit(&data(8, &[1, 2, 2])).unwrap_err(), &["interval", "0", "1 or more"]);
+}
+
+/// A grid of pictures of samples that are no pictures is refused at once, not at the first grid hours later.
+#[cfg(feature = "report")]
+#[test]
+fn samples_that_are_no_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let config_2d = MlpGeneratorConfig { sample_shape: vec![4], ..generator_config() };
+    let build = ModelBuilder::new(0);
+    let points = build.generator(|vb| MlpGenerator::new(config_2d, vb)).unwrap();
+    let critic_2d =
+        MlpCriticConfig { sample_shape: vec![4], hidden: vec![8], ..Default::default() };
+    let critic = build.critic(|vb| MlpCritic::new(critic_2d, vb)).unwrap();
+    let mut trainer = WganTrainer::new(points, critic, config(TrainConfig::wgan()))
+        .unwrap()
+        .observe(Every::Steps(1000), wgan::observers::SampleGrid::new(folder.path(), 2, 2, 0));
+    let error = trainer.fit(&data(8, &[4])).unwrap_err();
+    assert!(matches!(error, Error::Shape { .. }), "{error}");
+    assert_eq!(trainer.steps(), 0);
 }

@@ -35,7 +35,13 @@ fn configs(seed: u64, generator_steps: u64) -> [TrainConfig; 4] {
         TrainConfig::wgan_div(),
         TrainConfig::wgan_div_tutorials(),
     ]
-    .map(|config| TrainConfig { seed, generator_steps, batch_size: 128, n_critic: 2, ..config })
+    .map(|config| TrainConfig {
+        seed,
+        generator_steps,
+        batch_size: 128,
+        n_critic: 2,
+        ..config
+    })
 }
 
 /// Everything a run leaves behind, as bits.

@@ -12,7 +12,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Module, Tensor, Var};
 use candle_nn::{Linear, VarBuilder, linear};
 use support::{Reference, assert_close, assert_number, distance};
-use wgan::losses::{critic_loss, generator_loss, wasserstein_estimate};
+use wgan::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
 use wgan::{
     Critic, Error, Lipschitz, ModelBuilder, ModuleCritic, Network, Parameters, PenaltyPoints,
     Result, Sides, Traced,
@@ -157,7 +157,8 @@ impl Case {
             let penalty = self.penalty(critic, lipschitz);
             let expected = self.number(&format!("{strategy}.penalty"));
             assert_number(number(&penalty), expected, tolerance, &what("penalty"));
-            let estimate = wasserstein_estimate(critic, &self.real, &self.fake).unwrap();
+            let estimate =
+                wasserstein_estimate(critic, &self.real, &self.fake, Batching::Together).unwrap();
             let total = critic_loss(&estimate, Some(&penalty)).unwrap();
             let expected = self.number(&format!("{strategy}.critic_loss"));
             assert_number(number(&total), expected, tolerance, &what("critic_loss"));
@@ -205,7 +206,8 @@ fn scores_and_plain_losses() {
         close(&model.scores(&case.fake).unwrap(), "scores_fake");
         close(&model.scores_frozen(&case.fake).unwrap(), "scores_fake");
 
-        let estimate = wasserstein_estimate(model, &case.real, &case.fake).unwrap();
+        let estimate =
+            wasserstein_estimate(model, &case.real, &case.fake, Batching::Apart).unwrap();
         assert_number(number(&estimate), case.number("estimate"), tolerance, "estimate");
         let loss = critic_loss(&estimate, None).unwrap();
         assert_number(number(&loss), case.number("critic_loss"), tolerance, "critic_loss");

@@ -95,8 +95,7 @@ fn fifty_steps_in_f64() {
     }
 }
 
-/// In f32 the averages round, and an element divided by the root of its own square moves by whole steps all the
-/// same.
+/// In f32 to 1e-5 of the largest element.
 #[test]
 fn fifty_steps_in_f32() {
     for (setting, config) in SETTINGS {

@@ -83,11 +83,8 @@ fn replay(case: &Case, dtype: DType, tolerance: f64, iterations: usize) -> (Trai
     for t in 0..iterations {
         let mut critic = None;
         for s in 0..N_CRITIC {
-            let draws = CriticDraws {
-                real: at(&real, &[t, s]),
-                latent: at(&latent, &[t, s]),
-                epsilon: Some(at(&eps, &[t, s])),
-            };
+            let draws =
+                CriticDraws::new(at(&real, &[t, s]), at(&latent, &[t, s]), Some(at(&eps, &[t, s])));
             critic = Some(trainer.critic_step(&draws).unwrap());
         }
         let critic = critic.unwrap();
@@ -180,11 +177,11 @@ fn a_step_changes_only_its_own_model() {
         copy(tensors.filter(|(name, _)| !name.contains("running")).collect())
     };
     let before = trained(&trainer);
-    let draws = CriticDraws {
-        real: at(reference.get("real"), &[0, 0]),
-        latent: at(reference.get("critic_latent"), &[0, 0]),
-        epsilon: Some(at(reference.get("eps"), &[0, 0])),
-    };
+    let draws = CriticDraws::new(
+        at(reference.get("real"), &[0, 0]),
+        at(reference.get("critic_latent"), &[0, 0]),
+        Some(at(reference.get("eps"), &[0, 0])),
+    );
     trainer.critic_step(&draws).unwrap();
     assert_eq!(trained(&trainer), before);
 

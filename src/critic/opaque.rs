@@ -19,6 +19,9 @@ use crate::second_order::Traced;
 /// * For a smooth critic it has a further error of order `h^2`, of the same size as the rounding error.
 /// * It costs two forward and backward passes more than a traced critic.
 ///
+/// Candle's own gradient rules apply inside the module, with their faults: its `LayerNorm` and `RmsNorm` cut the graph, so
+/// that an optimiser here reports a parameter without a gradient; its ReLU has slope 1 at 0.
+///
 /// Write the forward pass on [`Traced`] tensors instead wherever the source is at hand: that is exact.
 pub struct ModuleCritic<M> {
     trained: M,

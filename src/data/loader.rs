@@ -50,6 +50,13 @@ impl<D: Dataset> Loader<D> {
             return Err(Error::config("batch_size", batch_size, "at least 1"));
         }
         let len = dataset.len();
+        if u32::try_from(len).is_err() {
+            return Err(Error::config(
+                "the data set's length",
+                len,
+                "less than 2^32: an epoch's order is held in memory",
+            ));
+        }
         if len < batch_size {
             let purpose = "one batch".into();
             return Err(Error::DatasetTooSmall { len, needed: batch_size, purpose });

@@ -1,4 +1,4 @@
-//! MNIST and the data sets that come in its format: Fashion-MNIST, KMNIST, EMNIST.
+//! MNIST and the data sets that come in its files: Fashion-MNIST and KMNIST by the same names, EMNIST by [`load_files`].
 //!
 //! A folder holds up to four files, each plain or packed with gzip:
 //!
@@ -64,15 +64,27 @@ impl Split {
 ///
 /// # Errors
 /// [`Error::Io`] of kind [`ErrorKind::NotFound`] with the names looked for where there are no
-/// images; [`Error::Format`] for images that do not have three dimensions, labels that do not have
-/// one, or not one label for each image; those of [`read_idx`].
+/// images; those of [`load_files`].
 pub fn load(folder: impl AsRef<Path>, split: Split) -> Result<TensorDataset> {
     let folder = folder.as_ref();
-    let path = find(folder, &split.images()).ok_or_else(|| {
+    let images = find(folder, &split.images()).ok_or_else(|| {
         let names = split.images().join(", ");
         let absent = std::io::Error::new(ErrorKind::NotFound, format!("expected one of {names}"));
         Error::io(folder, "looking for the images", absent)
     })?;
+    load_files(images, find(folder, &split.labels()))
+}
+
+/// Loads images, and labels where their file is given, from files of any name, on the terms of [`load`].
+///
+/// EMNIST's files have names of their own, such as `emnist-digits-train-images-idx3-ubyte.gz`, and hold each picture
+/// transposed: turn the samples with `transpose(2, 3)` to see them upright.
+///
+/// # Errors
+/// [`Error::Format`] for images that do not have three dimensions, labels that do not have one, or not one label for
+/// each image; those of [`read_idx`].
+pub fn load_files(images: impl AsRef<Path>, labels: Option<PathBuf>) -> Result<TensorDataset> {
+    let path = images.as_ref().to_path_buf();
     let images = read_idx(&path)?;
     let &[count, height, width] = images.dims.as_slice() else {
         let problem = format!("has dimensions {:?}; expected [images, height, width]", images.dims);
@@ -81,16 +93,15 @@ pub fn load(folder: impl AsRef<Path>, split: Split) -> Result<TensorDataset> {
     let pixels: Vec<f32> = images.data.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
     let samples = Tensor::from_vec(pixels, (count, 1, height, width), &Device::Cpu)?;
     let dataset = TensorDataset::new(samples)?;
-    match find(folder, &split.labels()) {
+    match labels {
         Some(path) => dataset.with_labels(load_labels(path, count)?),
         None => Ok(dataset),
     }
 }
 
-/// Whether the folder holds the images of both parts, under any of the names that [`load`] looks
-/// for.
-pub fn is_present(folder: impl AsRef<Path>) -> bool {
-    [Split::Train, Split::Test].iter().all(|split| find(folder.as_ref(), &split.images()).is_some())
+/// Whether the folder holds the images of this part, under any of the names that [`load`] looks for.
+pub fn is_present(folder: impl AsRef<Path>, split: Split) -> bool {
+    find(folder.as_ref(), &split.images()).is_some()
 }
 
 fn load_labels(path: PathBuf, count: usize) -> Result<Vec<u32>> {
@@ -156,9 +167,10 @@ mod tests {
         for suffix in ["-idx3-ubyte", ".idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte.gz"] {
             let image = idx(&[1, 1, 1], &[0]);
             let (train, test) = (format!("train-images{suffix}"), format!("t10k-images{suffix}"));
-            assert!(!is_present(folder(&[(&train, image.clone())])));
+            let one = folder(&[(&train, image.clone())]);
+            assert!(is_present(&one, Split::Train) && !is_present(&one, Split::Test));
             let both = folder(&[(&train, image.clone()), (&test, image)]);
-            assert!(is_present(&both));
+            assert!(is_present(&both, Split::Train) && is_present(&both, Split::Test));
             assert_eq!(load(&both, Split::Train)?.labels(), None);
             assert_eq!(load(&both, Split::Test)?.len(), 1);
         }
@@ -176,7 +188,7 @@ mod tests {
             assert!(message.contains(name), "{message}");
         }
         assert!(load("no/such/folder", Split::Train).is_err());
-        assert!(!is_present("no/such/folder"));
+        assert!(!is_present("no/such/folder", Split::Train));
     }
 
     #[test]

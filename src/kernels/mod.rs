@@ -6,6 +6,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod batch_norm;
+pub(crate) mod finite;
 pub(crate) mod matmul;
 mod parallel;
 pub(crate) mod reduce;

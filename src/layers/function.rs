@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::activate;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::activation::Function;
 
 /// An activation function, as a setting of a model.
@@ -33,6 +33,19 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// Checks that the function's number is finite.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] that names the function.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::LeakyRelu(number) | Self::Elu(number) if !number.is_finite() => {
+                Err(Error::config("activation", format!("{self:?}"), "a finite number in it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Applies the function to each element of a plain tensor.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 mod activation;
 mod batch_norm;
+mod finite;
 mod function;
 mod gradient_probe;
 pub(crate) mod in_place;
@@ -15,6 +16,7 @@ mod product;
 
 pub(crate) use activation::{activate, activate_gradient};
 pub use batch_norm::BatchNorm;
+pub(crate) use finite::first_non_finite;
 pub use function::Activation;
 pub(crate) use gradient_probe::GradientProbe;
 pub(crate) use linear::linear;

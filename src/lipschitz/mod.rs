@@ -17,7 +17,7 @@ use crate::parameters::Parameters;
 /// |---|---|---|
 /// | `Clip` | after each update clamps every parameter of the critic to [-c, c] | WGAN, Algorithm 1, line 7 |
 /// | `GradientPenalty` | adds lambda mean((‖∇f(x̂)‖ - target)²) | WGAN-GP, equation 3 |
-/// | `Divergence` | adds k mean(‖∇f(x̂)‖^p) | WGAN-div, equation 10 |
+/// | `Divergence` | adds k mean(‖∇f(x̂)‖^p) | WGAN-div (Wu et al. 2018), Algorithm 1 |
 ///
 /// Norms are taken over all features of a sample, and are safe at a gradient of zero.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -26,28 +26,54 @@ use crate::parameters::Parameters;
 pub enum Lipschitz {
     /// Weight clipping.
     Clip {
-        /// The clip value, above 0; the paper's is 0.01.
+        /// The clip value, above 0. Default: the paper's 0.01.
+        #[serde(default = "defaults::c")]
         c: f64,
     },
     /// A penalty on the distance of the gradient's norm from a target, at random points between real and
     /// generated samples, with one coefficient for each pair.
     GradientPenalty {
-        /// The weight, at least 0; the paper's is 10.
+        /// The weight, at least 0. Default: the paper's 10.
+        #[serde(default = "defaults::lambda")]
         lambda: f64,
-        /// The norm aimed at, at least 0; the paper's is 1.
+        /// The norm aimed at, at least 0. Default: the paper's 1.
+        #[serde(default = "defaults::target")]
         target: f64,
-        /// Which norms are penalised; the paper's experiments are two-sided.
+        /// Which norms are penalised. Default: both sides, as in the paper's experiments.
+        #[serde(default)]
         sides: Sides,
     },
     /// A penalty on a power of the gradient's norm, which makes the estimate a Wasserstein divergence.
     Divergence {
-        /// The weight, above 0; the paper's is 2.
+        /// The weight, above 0. Default: the paper's 2.
+        #[serde(default = "defaults::k")]
         k: f64,
-        /// The power, at least 1; the paper's is 6.
+        /// The power, at least 1. Default: the paper's 6.
+        #[serde(default = "defaults::p")]
         p: f64,
-        /// Where the gradient is taken.
+        /// Where the gradient is taken. Default: at interpolates.
+        #[serde(default)]
         points: PenaltyPoints,
     },
+}
+
+/// The papers' values, for settings that leave a field out.
+mod defaults {
+    pub(super) fn c() -> f64 {
+        0.01
+    }
+    pub(super) fn lambda() -> f64 {
+        10.0
+    }
+    pub(super) fn target() -> f64 {
+        1.0
+    }
+    pub(super) fn k() -> f64 {
+        2.0
+    }
+    pub(super) fn p() -> f64 {
+        6.0
+    }
 }
 
 /// Which norms a gradient penalty acts on.
@@ -74,7 +100,7 @@ pub enum PenaltyPoints {
 
 impl Default for Lipschitz {
     fn default() -> Self {
-        Self::Clip { c: 0.01 }
+        Self::Clip { c: defaults::c() }
     }
 }
 
@@ -82,7 +108,11 @@ impl Lipschitz {
     /// WGAN-GP's gradient penalty with the paper's values: lambda 10, target 1, two-sided.
     #[must_use]
     pub fn gradient_penalty() -> Self {
-        Self::GradientPenalty { lambda: 10.0, target: 1.0, sides: Sides::Two }
+        Self::GradientPenalty {
+            lambda: defaults::lambda(),
+            target: defaults::target(),
+            sides: Sides::Two,
+        }
     }
 
     /// WGAN-div as its paper has it: k = 2, p = 6, at interpolates (Wu et al. 2018, Algorithm 1).

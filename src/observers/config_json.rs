@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Observer, Snapshot};
+use super::{Models, Observer, Snapshot};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -38,8 +38,11 @@ impl ConfigJson {
 }
 
 impl Observer for ConfigJson {
+    fn prepare(&mut self, _models: &dyn Models) -> Result<()> {
+        files::ensure_replaceable(&self.folder.join("config.json"))
+    }
+
     fn on_start(&mut self, _total_steps: u64) -> Result<()> {
-        files::ensure_writable_folder(&self.folder)?;
         files::write_atomically(&self.folder.join("config.json"), self.json.as_bytes())
     }
 

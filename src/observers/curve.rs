@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Observer, Snapshot};
+use super::{Models, Observer, Snapshot};
 use crate::error::Result;
 use crate::files;
 use crate::report::learning_curve_svg;
@@ -31,8 +31,8 @@ impl LearningCurve {
 }
 
 impl Observer for LearningCurve {
-    fn on_start(&mut self, _total_steps: u64) -> Result<()> {
-        files::ensure_writable_folder(&self.folder)
+    fn prepare(&mut self, _models: &dyn Models) -> Result<()> {
+        files::ensure_replaceable(&self.folder.join("learning_curve.svg"))
     }
 
     fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
@@ -61,7 +61,7 @@ mod tests {
         let file =
             || std::fs::read_to_string(folder.path().join("new/learning_curve.svg")).unwrap();
         let history: History = (1..=4).map(record).collect();
-        observer.on_start(4)?;
+        observer.prepare(&models)?;
         with_snapshot(&history[..2], &models, |s| observer.on_step(s))?;
         assert_eq!(file(), learning_curve_svg(&history[..2], "fake")?);
         with_snapshot(&history, &models, |s| observer.on_end(s))?;
@@ -72,7 +72,9 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_ends_the_run_before_it_starts() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = LearningCurve::new(file.path().join("out"), "").on_start(1).unwrap_err();
+        let error = LearningCurve::new(file.path().join("out"), "")
+            .prepare(&FakeModels::new(DType::F32))
+            .unwrap_err();
         assert!(error.to_string().contains("out"), "{error}");
     }
 }

@@ -35,6 +35,10 @@ impl Models for FakeModels {
         &Device::Cpu
     }
 
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     fn generator_tensors(&self) -> BTreeMap<String, Tensor> {
         tensors([("g.steps", DType::I64), ("g.weight", self.dtype)])
     }

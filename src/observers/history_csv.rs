@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Observer, Snapshot};
+use super::{Models, Observer, Snapshot};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::history::{History, Record};
@@ -79,8 +79,15 @@ impl HistoryCsv {
 }
 
 impl Observer for HistoryCsv {
+    fn prepare(&mut self, _models: &dyn Models) -> Result<()> {
+        files::ensure_replaceable(&self.path())
+    }
+
     fn on_start(&mut self, _total_steps: u64) -> Result<()> {
-        self.file = Some(self.start()?);
+        // A trainer that goes on keeps its history and its file.
+        if self.file.is_none() {
+            self.file = Some(self.start()?);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`HistoryCsv`] | `history.csv` |
 //! | [`Weights`] | `generator.safetensors`, `critic.safetensors` |
+//! | [`ConfigJson`] | `config.json` |
 #![cfg_attr(
     feature = "report",
     doc = "| [`SampleGrid`] | `samples-000500.png` for each interval, `samples.png` at the end |",
@@ -30,7 +31,7 @@ mod weights;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
 use crate::history::Record;
@@ -75,6 +76,9 @@ pub trait Models {
     /// Where the models lie.
     fn device(&self) -> &Device;
 
+    /// The type of their parameters.
+    fn dtype(&self) -> DType;
+
     /// The generator's parameters and buffers by name.
     fn generator_tensors(&self) -> BTreeMap<String, Tensor>;
 
@@ -86,7 +90,18 @@ pub trait Models {
 ///
 /// An error from any of its methods ends the run and is returned by `fit`.
 pub trait Observer {
-    /// Called once, before the first step: the place to find out that a folder cannot be written.
+    /// Called once before the run starts: the place to find out that a folder cannot be written or that the models'
+    /// samples are not what the observer takes. Must leave existing files as they are: another observer, or the
+    /// run itself, may still refuse.
+    ///
+    /// # Errors
+    /// Ends the run before anything is replaced.
+    fn prepare(&mut self, models: &dyn Models) -> Result<()> {
+        let _ = models;
+        Ok(())
+    }
+
+    /// Called once, after every observer is prepared and before the first step.
     ///
     /// # Errors
     /// Ends the run before its first step.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::{Models, Observer, Snapshot};
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ const SIDES: std::ops::RangeInclusive<usize> = 1..=256;
 /// At its interval it writes `samples-000500.png`, named after the generator step with at least six digits, and
 /// at the end of the run `samples.png`. Each shows `rows * columns` images at twice their size.
 ///
-/// The generator must yield images `(batch, 1 or 3, height, width)`; otherwise the first grid returns
+/// The generator must yield images `(batch, 1 or 3, height, width)`; otherwise the run is refused with
 /// [`Error::Shape`].
 ///
 /// ```
@@ -68,21 +68,17 @@ impl SampleGrid {
     fn draw_latent(&self, models: &dyn Models) -> Result<Tensor> {
         self.check_sides()?;
         let shape = (self.rows * self.columns, models.latent_dim());
-        let dtype = models
-            .generator_tensors()
-            .values()
-            .map(Tensor::dtype)
-            .find(|dtype| matches!(dtype, DType::F32 | DType::F64))
-            .unwrap_or(DType::F32);
-        Stream::new(self.seed, "observer/grid", 0).normal(shape, dtype, models.device())
+        Stream::new(self.seed, "observer/grid", 0).normal(shape, models.dtype(), models.device())
     }
 }
 
 impl Observer for SampleGrid {
-    fn on_start(&mut self, _total_steps: u64) -> Result<()> {
-        self.check_sides()?;
-        self.latent = None;
-        files::ensure_writable_folder(&self.folder)
+    fn prepare(&mut self, models: &dyn Models) -> Result<()> {
+        let latent = self.draw_latent(models)?;
+        // One picture now rather than the first error hours into the run.
+        image_grid(&models.generate(&latent.narrow(0, 0, 1)?)?, 1)?;
+        self.latent = Some(latent);
+        files::ensure_replaceable(&self.folder.join("samples.png"))
     }
 
     fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
@@ -96,7 +92,7 @@ impl Observer for SampleGrid {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::super::fake::{FakeModels, record, with_snapshot};
     use super::*;
@@ -106,7 +102,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let models = FakeModels::new(DType::F32);
         let mut observer = SampleGrid::new(folder.path().join("new"), 2, 3, 42);
-        observer.on_start(1_234_567)?;
+        observer.prepare(&models)?;
         for step in [500, 1_234_567] {
             with_snapshot(&[record(step)], &models, |s| observer.on_step(s))?;
         }
@@ -130,7 +126,7 @@ mod tests {
         let mut observer = SampleGrid::new(folder.path(), 1, 1, 0);
         for dtype in [DType::F64, DType::F32] {
             let models = FakeModels::new(dtype);
-            observer.on_start(1)?;
+            observer.prepare(&models)?;
             with_snapshot(&[record(1)], &models, |s| observer.on_end(s))?;
             assert_eq!(models.seen.borrow()[0].dtype(), dtype);
             assert_eq!(models.seen.borrow()[0].dims(), [1, 4]);
@@ -140,13 +136,15 @@ mod tests {
 
     #[test]
     fn what_cannot_work_ends_the_run_before_it_starts() {
+        let models = FakeModels::new(DType::F32);
         let folder = tempfile::tempdir().unwrap();
         for (rows, columns) in [(0, 3), (3, 0), (257, 1), (1, usize::MAX)] {
-            let error = SampleGrid::new(folder.path(), rows, columns, 0).on_start(1).unwrap_err();
+            let error =
+                SampleGrid::new(folder.path(), rows, columns, 0).prepare(&models).unwrap_err();
             assert!(matches!(error, Error::InvalidConfig { .. }), "{error}");
         }
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = SampleGrid::new(file.path().join("out"), 1, 1, 0).on_start(1).unwrap_err();
+        let error = SampleGrid::new(file.path().join("out"), 1, 1, 0).prepare(&models).unwrap_err();
         assert!(error.to_string().contains("out"), "{error}");
     }
 }

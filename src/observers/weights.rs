@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Observer, Snapshot};
+use super::{Models, Observer, Snapshot};
 use crate::error::Result;
 use crate::files;
 
@@ -31,8 +31,9 @@ impl Weights {
 }
 
 impl Observer for Weights {
-    fn on_start(&mut self, _total_steps: u64) -> Result<()> {
-        files::ensure_writable_folder(&self.folder)
+    fn prepare(&mut self, _models: &dyn Models) -> Result<()> {
+        files::ensure_replaceable(&self.folder.join("generator.safetensors"))?;
+        files::ensure_replaceable(&self.folder.join("critic.safetensors"))
     }
 
     fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
@@ -77,7 +78,7 @@ mod tests {
             let folder = folder.path().join("new");
             let models = FakeModels::new(dtype);
             let mut observer = Weights::new(&folder);
-            observer.on_start(2)?;
+            observer.prepare(&models)?;
             assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
             with_snapshot(&[record(1)], &models, |s| observer.on_step(s))?;
             assert_holds(&folder.join("generator.safetensors"), &models.generator_tensors())?;
@@ -94,7 +95,9 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_ends_the_run_before_it_starts() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Weights::new(file.path().join("out")).on_start(1).unwrap_err();
+        let error = Weights::new(file.path().join("out"))
+            .prepare(&FakeModels::new(DType::F32))
+            .unwrap_err();
         assert!(error.to_string().contains("out"), "{error}");
     }
 }

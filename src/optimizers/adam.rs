@@ -25,8 +25,7 @@ pub struct Adam {
 
 impl Adam {
     /// An optimiser at its first step.
-    #[must_use]
-    pub fn new(learning_rate: f64, beta1: f64, beta2: f64, eps: f64) -> Self {
+    pub(super) fn new(learning_rate: f64, beta1: f64, beta2: f64, eps: f64) -> Self {
         let (exp_avg, exp_avg_sq) = (BTreeMap::new(), BTreeMap::new());
         Self { learning_rate, beta1, beta2, eps, step: 0, exp_avg, exp_avg_sq }
     }

@@ -34,26 +34,52 @@ pub trait Optimizer {
 #[non_exhaustive]
 pub enum OptimizerConfig {
     /// `torch.optim.RMSprop`: the optimiser of the WGAN paper. A momentum optimiser makes a clipped critic
-    /// unstable (WGAN, section 4.3).
+    /// unstable (WGAN, section 4).
     RmsProp {
         /// The step size.
+        #[serde(default = "defaults::rms_prop_rate")]
         learning_rate: f64,
         /// The decay of the mean of squared gradients.
+        #[serde(default = "defaults::alpha")]
         alpha: f64,
         /// Added to the root of that mean.
+        #[serde(default = "defaults::eps")]
         eps: f64,
     },
     /// `torch.optim.Adam`: the optimiser of WGAN-GP.
     Adam {
         /// The step size.
+        #[serde(default = "defaults::adam_rate")]
         learning_rate: f64,
         /// The decay of the mean of gradients.
+        #[serde(default)]
         beta1: f64,
         /// The decay of the mean of squared gradients.
+        #[serde(default = "defaults::beta2")]
         beta2: f64,
         /// Added to the root of that mean.
+        #[serde(default = "defaults::eps")]
         eps: f64,
     },
+}
+
+/// The papers' values, for settings that leave a field out.
+mod defaults {
+    pub(super) fn rms_prop_rate() -> f64 {
+        5e-5
+    }
+    pub(super) fn alpha() -> f64 {
+        0.99
+    }
+    pub(super) fn adam_rate() -> f64 {
+        1e-4
+    }
+    pub(super) fn beta2() -> f64 {
+        0.9
+    }
+    pub(super) fn eps() -> f64 {
+        1e-8
+    }
 }
 
 impl OptimizerConfig {
@@ -128,7 +154,16 @@ fn with_gradients<'a>(
     parameters
         .trained()
         .map(|(name, var)| match gradients.get(var) {
-            Some(gradient) => Ok((name, var, gradient)),
+            Some(gradient)
+                if gradient.shape() == var.shape() && gradient.dtype() == var.dtype() =>
+            {
+                Ok((name, var, gradient))
+            }
+            Some(gradient) => Err(Error::Shape {
+                what: format!("the gradient of {name}"),
+                got: gradient.dims().to_vec(),
+                expected: format!("{:?} of {:?}, as the parameter is", var.dims(), var.dtype()),
+            }),
             None => Err(Error::MissingGradient { name: name.to_owned() }),
         })
         .collect()
@@ -140,6 +175,20 @@ fn state<'a>(
     name: &str,
     parameter: &Var,
 ) -> Result<&'a Var> {
+    let fits = |state: &Var| {
+        state.shape() == parameter.shape()
+            && state.dtype() == parameter.dtype()
+            && state.device().same_device(parameter.device())
+    };
+    if states.get(name).is_some_and(|state| !fits(state)) {
+        return Err(Error::Shape {
+            what: format!("parameter {name}"),
+            got: parameter.dims().to_vec(),
+            expected:
+                "the shape, type and device of the step before: one optimiser serves one model"
+                    .into(),
+        });
+    }
     if !states.contains_key(name) {
         let zeros = Var::zeros(parameter.shape(), parameter.dtype(), parameter.device())?;
         states.insert(name.to_owned(), zeros);

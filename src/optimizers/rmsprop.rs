@@ -21,8 +21,7 @@ pub struct RmsProp {
 
 impl RmsProp {
     /// An optimiser at its first step.
-    #[must_use]
-    pub fn new(learning_rate: f64, alpha: f64, eps: f64) -> Self {
+    pub(super) fn new(learning_rate: f64, alpha: f64, eps: f64) -> Self {
         Self { learning_rate, alpha, eps, square_avg: BTreeMap::new() }
     }
 }

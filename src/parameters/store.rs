@@ -102,7 +102,9 @@ impl Parameters {
             };
             let float = matches!(value.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64);
             if value.dims() == var.dims() && float {
-                assignments.push((var, value.to_device(var.device())?.to_dtype(var.dtype())?));
+                // A copy: the value may be a view of the very parameter.
+                let value = value.to_device(var.device())?.to_dtype(var.dtype())?.copy()?.detach();
+                assignments.push((var, value));
             } else {
                 mismatched.push(format!(
                     "{name}: {:?} {:?}, in the model {:?} {:?}",
@@ -119,7 +121,7 @@ impl Parameters {
             return Err(Error::Weights { origin, missing, unexpected, mismatched });
         }
         for (var, value) in assignments {
-            var.set(&value.detach())?;
+            var.set(&value)?;
         }
         Ok(())
     }

@@ -8,8 +8,9 @@ use crate::layers;
 
 /// Something that a critic applies to a traced tensor.
 ///
-/// It is implemented for candle-nn's layers and for every closure from [`Traced`] to [`Traced`]; implement it
-/// for a layer of your own.
+/// It is implemented for candle-nn's `Linear`, `Conv1d`, `Conv2d`, `ConvTranspose2d`, `LayerNorm`, `RmsNorm`, `BatchNorm`,
+/// `PReLU` and `Activation`, for [`layers::Activation`], and for every closure from [`Traced`] to [`Traced`]; implement it
+/// for a layer of your own. (Candle-nn's `GroupNorm` keeps its parameters to itself and cannot be traced.)
 pub trait Layer {
     /// Applies the layer.
     ///
@@ -68,6 +69,16 @@ impl Layer for BatchNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
         if x.is_tracked() {
             return Err(Error::BatchNormUnderPenalty { shape: x.dims().to_vec() });
+        }
+        // The batch and all positions of a channel; candle divides by their number less one.
+        let count: usize =
+            x.dims().iter().enumerate().map(|(d, &n)| if d == 1 { 1 } else { n }).product();
+        if count < 2 {
+            return Err(Error::Shape {
+                what: "the input of a batch normalisation in training".into(),
+                got: x.dims().to_vec(),
+                expected: "more than one value a channel, or the variance is not defined".into(),
+            });
         }
         let value = match self.weight_and_bias() {
             Some((weight, bias)) if x.is_frozen() => {

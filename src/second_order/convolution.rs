@@ -141,15 +141,32 @@ impl Layer for ConvTranspose2d {
         let &candle_nn::ConvTranspose2dConfig { padding, output_padding, stride, dilation, .. } =
             self.config();
         let kernel = x.weight(self.weight());
-        match (x.dims(), kernel.dims()) {
-            (&[_, channels, ..], &[inputs, ..]) if x.dims().len() == 4 && channels == inputs => {}
-            (got, kernel) => {
-                return Err(Error::Shape {
-                    what: format!("the input of a transposed convolution with kernel {kernel:?}"),
-                    got: got.to_vec(),
-                    expected: "(batch, channels of the kernel, height, width)".into(),
-                });
+        // (size - 1) * stride + dilation * (kernel - 1) + output padding + 1 - 2 * padding, where that is above 0
+        let output = |size: usize, kernel: usize| {
+            let reach = size.checked_sub(1)? * stride + dilation * kernel.checked_sub(1)?;
+            (reach + output_padding + 1).checked_sub(2 * padding).filter(|&size| size > 0)
+        };
+        let fits = match (x.dims(), kernel.dims()) {
+            (&[_, channels, height, width], &[inputs, _, down, right]) => {
+                channels == inputs
+                    && output_padding < stride
+                    && output(height, down).is_some()
+                    && output(width, right).is_some()
             }
+            _ => false,
+        };
+        if !fits {
+            return Err(Error::Shape {
+                what: format!(
+                    "the input of a transposed convolution with kernel {:?}, {:?}",
+                    kernel.dims(),
+                    self.config()
+                ),
+                got: x.dims().to_vec(),
+                expected: "(batch, channels of the kernel, height, width), an output that is not empty and an \
+                           output padding below the stride"
+                    .into(),
+            });
         }
         let value =
             x.value().conv_transpose2d(&kernel, padding, output_padding, stride, dilation)?;

@@ -1,4 +1,4 @@
-//! Matrix products and convolutions.
+//! Matrix products.
 
 use candle_core::Tensor;
 

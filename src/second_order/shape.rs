@@ -69,8 +69,12 @@ impl Traced {
     ///
     /// # Errors
     /// Candle's where there are none or their other dimensions differ.
-    pub fn cat(tensors: &[&Self], dim: usize) -> Result<Self> {
+    pub fn cat(tensors: &[&Self], dim: impl Dim) -> Result<Self> {
         let values: Vec<&Tensor> = tensors.iter().map(|tensor| tensor.value()).collect();
+        let dim = match values.first() {
+            Some(first) => dim.to_index(first.shape(), "cat")?,
+            None => 0, // candle refuses to join nothing
+        };
         let value = Tensor::cat(&values, dim)?;
         let mut start = 0;
         let operands = tensors.iter().map(|&tensor| {

@@ -65,7 +65,8 @@ impl Traced {
         Self { value: value.clone(), mode: Mode::Trained, node: Some(Node::new(Vec::new())) }
     }
 
-    /// An input that is not differentiated with respect to: the same values at no extra cost.
+    /// An input that is not differentiated with respect to: the same values at no extra cost. It starts a pass of its own;
+    /// in the middle of another it would cut what came before off.
     #[must_use]
     pub fn untracked(value: &Tensor) -> Self {
         Self { value: value.clone(), mode: Mode::Trained, node: None }

@@ -7,6 +7,7 @@ use crate::critic::Critic;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::generator::Generator;
+use crate::losses::Batching;
 use crate::parameters::Parameters;
 
 /// The device and the type that both models share.
@@ -36,18 +37,30 @@ pub(super) fn common_place(generator: &Parameters, critic: &Parameters) -> Resul
     Ok((device, dtype))
 }
 
+/// Holds generated samples to be part of candle's graph, without which no generator step could reach the generator.
+pub(super) fn tracked(fake: &Tensor) -> Result<()> {
+    if fake.track_op() {
+        return Ok(());
+    }
+    Err(Error::NotConnected {
+        what: "the generator's output".into(),
+        on: "the generator's parameters: its forward pass detaches them".into(),
+    })
+}
+
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// Runs both models once on samples of the data's shape, without leaving a trace in them.
     pub(super) fn check_models<D: Dataset + ?Sized>(&self, data: &D) -> Result<()> {
-        const PROBES: usize = 2;
-        let samples = [&[PROBES], data.sample_shape()].concat();
+        let batch = self.config.batch_size;
+        let samples = [&[batch], data.sample_shape()].concat();
 
-        let latent =
-            Tensor::zeros((PROBES, self.generator.model().latent_dim()), self.dtype, &self.device)?;
-        let fake = self.generator.model().forward(&latent, false)?;
+        let latent = self.latent("latent/check", 0, batch)?;
+        let generator = &self.generator;
+        let fake = (generator.parameters())
+            .keeping_buffers(|| generator.model().forward(&latent, true))?;
         if fake.dims() != samples {
             return Err(Error::Shape {
-                what: "the generator's output for two latent points".into(),
+                what: format!("the generator's output for {batch} latent points"),
                 got: fake.dims().to_vec(),
                 expected: format!("{samples:?}, as the data set's samples are"),
             });
@@ -59,7 +72,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 expected: format!("{:?}, as its parameters are", self.dtype),
             });
         }
-        let samples = Tensor::zeros(samples, self.dtype, &self.device)?;
+        if self.config.lipschitz.penalises() && self.batching == Batching::Apart {
+            return Err(Error::BatchNormUnderPenalty { shape: samples });
+        }
+        let samples = fake.detach();
         self.critic.parameters().keeping_buffers(|| {
             if self.config.lipschitz.penalises() {
                 self.critic.model().scores_and_gradient(&samples).map(drop)

@@ -13,6 +13,7 @@ use crate::random::Stream;
 ///
 /// The tensors are of the models' type and on their device.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct CriticDraws {
     /// Real samples `(batch, ...)`: Algorithm 1, line 3.
     pub real: Tensor,
@@ -20,6 +21,14 @@ pub struct CriticDraws {
     pub latent: Tensor,
     /// Interpolation coefficients `(batch,)` in [0, 1], for a strategy that takes them.
     pub epsilon: Option<Tensor>,
+}
+
+impl CriticDraws {
+    /// The draws of a step; `epsilon` may be `None` where the strategy does not interpolate.
+    #[must_use]
+    pub fn new(real: Tensor, latent: Tensor, epsilon: Option<Tensor>) -> Self {
+        Self { real, latent, epsilon }
+    }
 }
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
@@ -39,7 +48,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 )
             })
             .transpose()?;
-        Ok(CriticDraws { real, latent, epsilon })
+        Ok(CriticDraws::new(real, latent, epsilon))
     }
 
     /// The latent points of the next generator step.

@@ -6,6 +6,7 @@ mod fit;
 mod report;
 
 pub use draws::CriticDraws;
+use report::check_gradients;
 pub use report::{CriticReport, GeneratorReport};
 
 use candle_core::{DType, Device, Tensor};
@@ -14,8 +15,9 @@ use crate::config::TrainConfig;
 use crate::critic::Critic;
 use crate::error::{Error, Result};
 use crate::generator::Generator;
+use crate::history::History;
 use crate::layers::GradientProbe;
-use crate::losses::{critic_loss, generator_loss, wasserstein_estimate};
+use crate::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
 use crate::network::Network;
 use crate::observers::{Every, Observer};
 use crate::optimizers::Optimizer;
@@ -62,6 +64,8 @@ pub struct WganTrainer<G, C> {
     observers: Vec<(Every, Box<dyn Observer>)>,
     device: Device,
     dtype: DType,
+    batching: Batching,
+    history: History,
     generator_steps: u64,
     critic_steps: u64,
 }
@@ -77,12 +81,14 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         config.check()?;
         let (device, dtype) = checks::common_place(generator.parameters(), critic.parameters())?;
         Ok(Self {
+            batching: Batching::for_critic(critic.parameters()),
             generator_optimizer: config.generator_optimizer.build(),
             critic_optimizer: config.critic_optimizer.build(),
             generator,
             critic,
             config,
             observers: Vec::new(),
+            history: History::new(),
             device,
             dtype,
             generator_steps: 0,
@@ -100,20 +106,23 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// One update of the critic: lines 3 to 7 of Algorithm 1, given the draws of lines 3 and 4.
     ///
     /// # Errors
-    /// [`Error::NonFinite`](crate::Error::NonFinite) before anything is changed, where the loss is not a number;
+    /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
+    /// finite;
     /// those of the models and the optimiser.
     pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
         let (critic, lipschitz) = (self.critic.model(), self.config.lipschitz);
         let real = &draws.real;
         let fake = self.generator.model().forward(&draws.latent, true)?.detach();
 
-        let estimate = wasserstein_estimate(critic, real, &fake)?;
+        let estimate = wasserstein_estimate(critic, real, &fake, self.batching)?;
         let penalty = lipschitz.penalty(critic, real, &fake, draws.epsilon.as_ref())?;
         let loss = critic_loss(&estimate, penalty.as_ref())?;
         let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
         report.check(self.generator_steps + 1, &self.config)?;
 
-        self.critic_optimizer.step(self.critic.parameters(), &loss.backward()?)?;
+        let gradients = loss.backward()?;
+        check_gradients(self.critic.parameters(), &gradients, self.generator_steps + 1)?;
+        self.critic_optimizer.step(self.critic.parameters(), &gradients)?;
         lipschitz.constrain(self.critic.parameters())?;
         self.critic_steps += 1;
         Ok(report)
@@ -123,16 +132,20 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// `(batch, latent)`. The critic's parameters are constants in it.
     ///
     /// # Errors
-    /// [`Error::NonFinite`](crate::Error::NonFinite) before anything is changed, where the loss is not a number;
+    /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
+    /// finite;
     /// those of the models and the optimiser.
     pub fn generator_step(&mut self, latent: &Tensor) -> Result<GeneratorReport> {
         let probe = GradientProbe::default();
-        let fake = probe.attach(&self.generator.model().forward(latent, true)?)?;
+        let fake = self.generator.model().forward(latent, true)?;
+        checks::tracked(&fake)?;
+        let fake = probe.attach(&fake)?;
 
         let loss = generator_loss(&self.critic.model().scores_frozen(&fake)?)?;
         let gradients = loss.backward()?;
         let report = GeneratorReport::read(&loss, &probe, latent.dim(0)?)?;
-        report.check(self.generator_steps + 1, &self.config)?;
+        report.check(self.generator_steps + 1)?;
+        check_gradients(self.generator.parameters(), &gradients, self.generator_steps + 1)?;
 
         self.generator_optimizer.step(self.generator.parameters(), &gradients)?;
         self.generator_steps += 1;

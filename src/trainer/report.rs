@@ -1,11 +1,13 @@
 //! The figures of a step, held to be finite.
 
-use candle_core::{DType, Tensor};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor};
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::layers::GradientProbe;
+use crate::layers::{GradientProbe, first_non_finite};
 use crate::lipschitz::Lipschitz;
+use crate::parameters::Parameters;
 
 /// The figures of a critic step, taken before its update.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -55,13 +57,13 @@ impl GeneratorReport {
     /// `probe` has seen the gradient of the loss, which is -1 / batch times that of each score.
     pub(super) fn read(loss: &Tensor, probe: &GradientProbe, batch: usize) -> Result<Self> {
         let norm = probe.mean_norm().ok_or_else(|| Error::NotConnected {
-            what: "the critic's scores".into(),
-            on: "the generated samples".into(),
+            what: "the score".into(),
+            on: "the generated samples: the critic's forward pass detaches them".into(),
         })?;
         Ok(Self { loss: number(loss)?, gradient_norm: number(&norm)? * batch as f64 })
     }
 
-    pub(super) fn check(&self, step: u64, _: &TrainConfig) -> Result<()> {
+    pub(super) fn check(&self, step: u64) -> Result<()> {
         let cause = "the learning rate of the generator or the critic is too high";
         finite("the generator loss", self.loss, step, cause)?;
         finite("the gradient that reaches the generator", self.gradient_norm, step, cause)
@@ -69,12 +71,32 @@ impl GeneratorReport {
 }
 
 fn number(scalar: &Tensor) -> Result<f64> {
-    Ok(scalar.detach().to_dtype(DType::F64)?.to_scalar()?)
+    // To the host first: not every device has f64.
+    Ok(scalar.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?)
 }
 
-fn finite(quantity: &'static str, value: f64, step: u64, cause: &str) -> Result<()> {
+/// Holds every parameter's gradient to be finite: a finite loss can have one that is not, where a power overflows.
+pub(super) fn check_gradients(
+    parameters: &Parameters,
+    gradients: &GradStore,
+    step: u64,
+) -> Result<()> {
+    for (name, parameter) in parameters.trained() {
+        let Some(gradient) = gradients.get(parameter) else {
+            continue; // the optimiser's to report
+        };
+        if let Some(value) = first_non_finite(gradient)? {
+            let cause = "the gradient overflows where the loss does not yet: lower the learning rate, or k and p \
+                         of a divergence penalty, or scale the data to [-1, 1]";
+            finite(&format!("the gradient of {name}"), value, step, cause)?;
+        }
+    }
+    Ok(())
+}
+
+fn finite(quantity: &str, value: f64, step: u64, cause: &str) -> Result<()> {
     if value.is_finite() {
         return Ok(());
     }
-    Err(Error::NonFinite { step, quantity, value, cause: cause.into() })
+    Err(Error::NonFinite { step, quantity: quantity.into(), value, cause: cause.into() })
 }

@@ -57,7 +57,7 @@ impl Default for MlpGeneratorConfig {
 /// A fully connected generator.
 ///
 /// Parameters: `fc1.weight`, `fc1.bias`, `fc2.*` and so on; the batch normalisation behind `fcN` is `bnN` with
-/// `weight`, `bias`, `running_mean`, `running_var`. With the default settings (1,486,352 trained parameters):
+/// `weight`, `bias`, `running_mean`, `running_var`. With the default settings (1,510,032 trained parameters):
 ///
 /// | layer | output | parameters |
 /// |---|---|---|
@@ -83,8 +83,10 @@ impl MlpGenerator {
         if !(eps.is_finite() && eps > 0.0) {
             return Err(Error::config("batch_norm_eps", eps, "a finite number above 0"));
         }
+        config.activation.check()?;
+        config.output_activation.check()?;
         let features = features(&config.sample_shape, "sample_shape")?;
-        let sizes = sizes(config.latent_dim, "latent_dim", &config.hidden)?;
+        let sizes = sizes(config.latent_dim, "latent_dim", &config.hidden, features)?;
         let hidden = (1..sizes.len())
             .map(|i| {
                 let fc = candle_nn::linear(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}")))?;
@@ -187,8 +189,9 @@ impl MlpCritic {
     /// # Errors
     /// [`Error::InvalidConfig`] for a size of 0; candle's.
     pub fn new(config: MlpCriticConfig, vb: VarBuilder) -> Result<Self> {
+        config.activation.check()?;
         let features = features(&config.sample_shape, "sample_shape")?;
-        let sizes = sizes(features, "sample_shape", &config.hidden)?;
+        let sizes = sizes(features, "sample_shape", &config.hidden, 1)?;
         let hidden = (1..sizes.len())
             .map(|i| candle_nn::linear(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}"))))
             .collect::<candle_core::Result<_>>()?;
@@ -224,13 +227,38 @@ fn features(shape: &[usize], name: &str) -> Result<usize> {
     }
 }
 
-/// The size of the input followed by those of the hidden layers, none of them 0.
-fn sizes(input: usize, name: &str, hidden: &[usize]) -> Result<Vec<usize>> {
+/// The size of the input followed by those of the hidden layers, none of them 0 or so large that a weight could not be
+/// held.
+fn sizes(input: usize, name: &str, hidden: &[usize], output: usize) -> Result<Vec<usize>> {
+    const MOST_ELEMENTS: usize = 1 << 32;
     if input == 0 {
         return Err(Error::config(name, input, "1 or more"));
     }
-    if hidden.contains(&0) {
-        return Err(Error::config("hidden", format!("{hidden:?}"), "sizes of 1 or more"));
+    let sizes = [&[input], hidden].concat();
+    let nexts = hidden.iter().chain([&output]);
+    let fits = |(&size, &next): (&usize, &usize)| {
+        next > 0 && size.checked_mul(next).is_some_and(|count| count <= MOST_ELEMENTS)
+    };
+    if sizes.iter().zip(nexts).all(fits) {
+        return Ok(sizes);
     }
-    Ok([&[input], hidden].concat())
+    let expected = "sizes of 1 or more, no weight of more than 2^32 elements";
+    Err(Error::config("hidden", format!("{hidden:?}"), expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::ModelBuilder;
+
+    /// The tables in the docs, and PyTorch's own counts for the same layers.
+    #[test]
+    fn parameter_counts_are_those_of_the_tables() -> Result<()> {
+        let build = ModelBuilder::new(0);
+        let generator = build.generator(|vb| MlpGenerator::new(Default::default(), vb))?;
+        assert_eq!(generator.parameters().count(), 1_510_032);
+        let critic = build.critic(|vb| MlpCritic::new(Default::default(), vb))?;
+        assert_eq!(critic.parameters().count(), 533_505);
+        Ok(())
+    }
 }
