@@ -167,20 +167,20 @@ pub enum Error {
     },
 
     /// A file or folder could not be read or written.
-    #[error("{}: {action} failed: {source}", path.display())]
+    #[error("{}: {action} failed: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was being done.
         action: &'static str,
-        /// The operating system's error.
-        source: std::io::Error,
+        /// The operating system's error; part of the message, and so not repeated as a source.
+        error: std::io::Error,
     },
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_path_buf(), action, source }
+    pub(crate) fn io(path: &Path, action: &'static str, error: std::io::Error) -> Self {
+        Self::Io { path: path.to_path_buf(), action, error }
     }
 
     pub(crate) fn config(

@@ -81,3 +81,46 @@ fn batch_size(samples: &Tensor, what: &str) -> Result<usize> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::ModelBuilder;
+    use crate::random::Stream;
+    use crate::second_order::Traced;
+    use candle_core::{DType, Device};
+    use candle_nn::{BatchNorm, ModuleT, batch_norm};
+
+    struct Normalised(BatchNorm);
+
+    impl Critic for Normalised {
+        fn forward(&self, samples: &Traced) -> Result<Traced> {
+            samples.apply(&self.0)?.tanh()?.sum(1)
+        }
+    }
+
+    /// A batch normalisation over both batches at once would let the real samples move the generated ones' scores.
+    #[test]
+    fn a_batch_norm_critic_sees_each_batch_by_itself() -> Result<()> {
+        let network = ModelBuilder::new(0)
+            .dtype(DType::F64)
+            .critic(|vb| Ok(Normalised(batch_norm(3, 1e-5, vb)?)))?;
+        let draw = |i, shift: f64| -> Result<Tensor> {
+            let x = Stream::new(0, "x", i).normal((6, 3), DType::F64, &Device::Cpu)?;
+            Ok(x.exp()?.affine(1.0, shift)?)
+        };
+        let (real, fake) = (draw(0, 0.0)?, draw(1, 3.0)?);
+        let mean = |x: &Tensor| -> Result<f64> {
+            let y = network.model().0.forward_t(x, true)?;
+            Ok(y.tanh()?.sum(1)?.mean_all()?.to_scalar()?)
+        };
+        let expected = mean(&real)? - mean(&fake)?;
+        assert_eq!(Batching::for_critic(network.parameters()), Batching::Apart);
+        let estimate = |batching| -> Result<f64> {
+            Ok(wasserstein_estimate(network.model(), &real, &fake, batching)?.to_scalar()?)
+        };
+        assert!((estimate(Batching::Apart)? - expected).abs() < 1e-14);
+        assert!((estimate(Batching::Together)? - expected).abs() > 0.1);
+        Ok(())
+    }
+}

@@ -181,8 +181,8 @@ mod tests {
     fn missing_images_are_named_with_their_folder() {
         let empty = folder(&[]);
         let error = load(&empty, Split::Test).expect_err("there is no file");
-        assert!(matches!(&error, Error::Io { path, source, .. }
-                if path == empty.path() && source.kind() == ErrorKind::NotFound));
+        assert!(matches!(&error, Error::Io { path, error, .. }
+                if path == empty.path() && error.kind() == ErrorKind::NotFound));
         let message = error.to_string();
         for name in ["t10k-images-idx3-ubyte.gz,", "t10k-images.idx3-ubyte"] {
             assert!(message.contains(name), "{message}");

@@ -19,7 +19,7 @@ impl Geometry {
     fn unreached(self, size: usize, kernel: usize) -> Option<usize> {
         let window = self.dilation * (kernel.checked_sub(1)?) + 1;
         let slack = (size + 2 * self.padding).checked_sub(window)?;
-        Some(slack.checked_rem(self.stride)?)
+        slack.checked_rem(self.stride)
     }
 }
 
