@@ -156,3 +156,27 @@ fn a_gradient_need_not_be_contiguous() {
         assert!(away < 1e-12, "{setting}: {away}");
     }
 }
+
+/// A gradient that is not its parameter's would otherwise move as many elements as it has.
+#[test]
+fn a_gradient_of_another_shape_or_type_is_refused() {
+    let reference = Reference::read("optimizers.safetensors");
+    for (setting, config) in SETTINGS {
+        let parameters = parameters(&reference, DType::F64);
+        let before = bits(&parameters);
+        let mut optimizer = config.build();
+        let (_, a) = parameters.trained().next().unwrap();
+        let good = reference.get("grads.a").get(0).unwrap();
+        for wrong in [
+            good.t().unwrap(),
+            good.narrow(0, 0, 2).unwrap(),
+            reference.as_type("init.a", DType::F32),
+        ] {
+            let mut store = gradients(&reference, &parameters, 0, &["b"]);
+            store.insert(a, wrong);
+            let error = optimizer.step(&parameters, &store).unwrap_err();
+            assert!(error.to_string().contains("the gradient of a"), "{setting}: {error}");
+            assert_eq!(bits(&parameters), before);
+        }
+    }
+}

@@ -80,7 +80,8 @@ pub trait Critic {
     /// `samples`. Both are part of candle's graph: the gradient can be differentiated again, exactly.
     ///
     /// # Errors
-    /// Those of [`scores`](Self::scores); [`Error::BatchNormUnderPenalty`] for a critic whose scores mix samples.
+    /// Those of [`scores`](Self::scores); [`Error::BatchNormUnderPenalty`] for a critic with batch normalisation. (That a
+    /// critic mixes samples in some other way is not noticed.)
     fn scores_and_gradient(&self, samples: &Tensor) -> Result<(Tensor, Tensor)> {
         let samples = Traced::input(samples);
         let scores = score(self, &samples)?;

@@ -9,7 +9,7 @@ use crate::kernels::activation::Function;
 
 /// An activation function, as a setting of a model.
 ///
-/// On traced tensors it is exact to the second order. Gradients at kinks are PyTorch's.
+/// On traced tensors it is exact to the second order. First derivatives at kinks are PyTorch's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

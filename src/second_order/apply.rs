@@ -64,7 +64,8 @@ impl Layer for RmsNorm {
 }
 
 /// With the batch's statistics, as PyTorch's critics have it in training, and only where no gradient per sample
-/// is taken: see [`Error::BatchNormUnderPenalty`].
+/// is taken: see [`Error::BatchNormUnderPenalty`]. Where parameters are constants its own two vectors are not: candle-nn's
+/// layer does not say all of how it was configured, so it cannot be rebuilt on detached ones.
 impl Layer for BatchNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
         if x.is_tracked() {
@@ -80,23 +81,7 @@ impl Layer for BatchNorm {
                 expected: "more than one value a channel, or the variance is not defined".into(),
             });
         }
-        let value = match self.weight_and_bias() {
-            Some((weight, bias)) if x.is_frozen() => {
-                let channels = weight.elem_count();
-                BatchNorm::new_with_momentum(
-                    channels,
-                    self.running_mean().clone(),
-                    self.running_var().clone(),
-                    weight.detach(),
-                    bias.detach(),
-                    self.eps(),
-                    self.momentum(),
-                )?
-                .forward_t(x.value(), true)?
-            }
-            _ => self.forward_t(x.value(), true)?,
-        };
-        Ok(x.unrecorded(value))
+        Ok(x.unrecorded(self.forward_t(x.value(), true)?))
     }
 }
 

@@ -16,20 +16,19 @@ impl Traced {
         let (a, b) = (self.value().clone(), other.value().clone());
         let flat = a.rank() == 2 && b.rank() == 2;
         let value = if flat { layers::matmul(&a, &b)? } else { a.matmul(&b)? };
-        let for_a: PullBack = Box::new(move |g: &Tensor| {
-            if flat {
-                layers::matmul_nt(g, &b)
-            } else {
-                g.matmul(&b.transpose(b.rank() - 2, b.rank() - 1)?)
+        // Candle's batched product takes a transposed operand, but not one turned in any other way.
+        let batched = |a: &Tensor, b: &Tensor| a.contiguous()?.matmul(&b.contiguous()?);
+        let turned = |t: &Tensor| t.transpose(t.rank() - 2, t.rank() - 1);
+        let for_a = {
+            let b = b.clone();
+            move |g: &Tensor| {
+                if flat { layers::matmul_nt(g, &b) } else { batched(g, &turned(&b)?) }
             }
-        });
-        let for_b: PullBack = Box::new(move |g: &Tensor| {
-            if flat {
-                layers::matmul_tn(&a, g)
-            } else {
-                a.transpose(a.rank() - 2, a.rank() - 1)?.matmul(g)
-            }
-        });
+        };
+        let for_b = move |g: &Tensor| {
+            if flat { layers::matmul_tn(&a, g) } else { batched(&turned(&a)?, g) }
+        };
+        let (for_a, for_b): (PullBack, PullBack) = (Box::new(for_a), Box::new(for_b));
         Ok(Self::from_operands(value, [(self, for_a), (other, for_b)]))
     }
 

@@ -44,6 +44,14 @@ impl Traced {
         Ok(self.unary(self.value().squeeze(dim)?, move |g| g.reshape(&from)))
     }
 
+    /// The same tensor, its elements in row-major order in memory.
+    ///
+    /// # Errors
+    /// Candle's where the copy fails.
+    pub fn contiguous(&self) -> Result<Self> {
+        Ok(self.unary(self.value().contiguous()?, |g| Ok(g.clone())))
+    }
+
     /// Swaps two dimensions.
     ///
     /// # Errors

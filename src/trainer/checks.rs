@@ -75,6 +75,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         if self.config.lipschitz.penalises() && self.batching == Batching::Apart {
             return Err(Error::BatchNormUnderPenalty { shape: samples });
         }
+        tracked(&fake)?;
         let samples = fake.detach();
         self.critic.parameters().keeping_buffers(|| {
             if self.config.lipschitz.penalises() {
