@@ -557,11 +557,12 @@ proptest! {
 /// derivatives at 42 points, 0, -0 and 1e-300 among them.
 #[test]
 fn activations_equal_pytorch() {
+    type Function = dyn Fn(&Traced) -> Result<Traced>;
     let reference = Reference::read("activations_f64.safetensors");
     let prelu = |x: &Traced| {
         x.apply(&PReLU::new(Tensor::full(0.25, 1, &Device::Cpu)?.to_dtype(x.dtype())?, true))
     };
-    let functions: [(&str, &dyn Fn(&Traced) -> Result<Traced>); 8] = [
+    let functions: [(&str, &Function); 8] = [
         ("relu", &|x| x.relu()),
         ("leaky_relu", &|x| x.leaky_relu(0.2)),
         ("tanh", &|x| x.tanh()),
