@@ -38,9 +38,9 @@ pub(super) fn common_place(generator: &Parameters, critic: &Parameters) -> Resul
 }
 
 /// Holds generated samples to be part of candle's graph, without which no generator step could reach the generator.
-pub(super) fn tracked(fake: &Tensor) -> Result<()> {
+pub(super) fn tracked(fake: Tensor) -> Result<Tensor> {
     if fake.track_op() {
-        return Ok(());
+        return Ok(fake);
     }
     Err(Error::NotConnected {
         what: "the generator's output".into(),
@@ -75,8 +75,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         if self.config.lipschitz.penalises() && self.batching == Batching::Apart {
             return Err(Error::BatchNormUnderPenalty { shape: samples });
         }
-        tracked(&fake)?;
-        let samples = fake.detach();
+        let samples = tracked(fake)?.detach();
         self.critic.parameters().keeping_buffers(|| {
             if self.config.lipschitz.penalises() {
                 self.critic.model().scores_and_gradient(&samples).map(drop)

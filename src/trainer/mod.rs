@@ -6,7 +6,7 @@ mod fit;
 mod report;
 
 pub use draws::CriticDraws;
-use report::check_gradients;
+use report::finite_gradients;
 pub use report::{CriticReport, GeneratorReport};
 
 use candle_core::{DType, Device, Tensor};
@@ -107,8 +107,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     ///
     /// # Errors
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
-    /// finite;
-    /// those of the models and the optimiser.
+    /// finite; those of the models and the optimiser.
     pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
         let (critic, lipschitz) = (self.critic.model(), self.config.lipschitz);
         let real = &draws.real;
@@ -118,10 +117,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let penalty = lipschitz.penalty(critic, real, &fake, draws.epsilon.as_ref())?;
         let loss = critic_loss(&estimate, penalty.as_ref())?;
         let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
-        report.check(self.generator_steps + 1, &self.config)?;
+        report.check(self.step(), &self.config)?;
 
-        let gradients = loss.backward()?;
-        check_gradients(self.critic.parameters(), &gradients, self.generator_steps + 1)?;
+        let gradients =
+            finite_gradients("the critic loss", &loss, self.critic.parameters(), self.step())?;
         self.critic_optimizer.step(self.critic.parameters(), &gradients)?;
         lipschitz.constrain(self.critic.parameters())?;
         self.critic_steps += 1;
@@ -133,19 +132,20 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     ///
     /// # Errors
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
-    /// finite;
-    /// those of the models and the optimiser.
+    /// finite; those of the models and the optimiser.
     pub fn generator_step(&mut self, latent: &Tensor) -> Result<GeneratorReport> {
         let probe = GradientProbe::default();
-        let fake = self.generator.model().forward(latent, true)?;
-        checks::tracked(&fake)?;
-        let fake = probe.attach(&fake)?;
+        let fake = checks::tracked(self.generator.model().forward(latent, true)?)?;
+        let scores = self.critic.model().scores_frozen(&probe.attach(&fake)?)?;
 
-        let loss = generator_loss(&self.critic.model().scores_frozen(&fake)?)?;
-        let gradients = loss.backward()?;
+        let loss = generator_loss(&scores)?;
+        let gradients = finite_gradients(
+            "the generator loss",
+            &loss,
+            self.generator.parameters(),
+            self.step(),
+        )?;
         let report = GeneratorReport::read(&loss, &probe, latent.dim(0)?)?;
-        report.check(self.generator_steps + 1)?;
-        check_gradients(self.generator.parameters(), &gradients, self.generator_steps + 1)?;
 
         self.generator_optimizer.step(self.generator.parameters(), &gradients)?;
         self.generator_steps += 1;
@@ -185,6 +185,11 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// The settings.
     pub fn config(&self) -> &TrainConfig {
         &self.config
+    }
+
+    /// The number of the generator step that is under way, counted from 1.
+    fn step(&self) -> u64 {
+        self.generator_steps + 1
     }
 
     /// Generator steps done so far.

@@ -62,12 +62,6 @@ impl GeneratorReport {
         })?;
         Ok(Self { loss: number(loss)?, gradient_norm: number(&norm)? * batch as f64 })
     }
-
-    pub(super) fn check(&self, step: u64) -> Result<()> {
-        let cause = "the learning rate of the generator or the critic is too high";
-        finite("the generator loss", self.loss, step, cause)?;
-        finite("the gradient that reaches the generator", self.gradient_norm, step, cause)
-    }
 }
 
 fn number(scalar: &Tensor) -> Result<f64> {
@@ -75,12 +69,15 @@ fn number(scalar: &Tensor) -> Result<f64> {
     Ok(scalar.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?)
 }
 
-/// Holds every parameter's gradient to be finite: a finite loss can have one that is not, where a power overflows.
-pub(super) fn check_gradients(
+/// The gradients of a loss, held to be finite like the loss itself: where a power overflows, they are so first.
+pub(super) fn finite_gradients(
+    name: &str,
+    loss: &Tensor,
     parameters: &Parameters,
-    gradients: &GradStore,
     step: u64,
-) -> Result<()> {
+) -> Result<GradStore> {
+    finite(name, number(loss)?, step, RATE)?;
+    let gradients = loss.backward()?;
     for (name, parameter) in parameters.trained() {
         let Some(gradient) = gradients.get(parameter) else {
             continue; // the optimiser's to report
@@ -91,8 +88,10 @@ pub(super) fn check_gradients(
             finite(&format!("the gradient of {name}"), value, step, cause)?;
         }
     }
-    Ok(())
+    Ok(gradients)
 }
+
+const RATE: &str = "a learning rate is too high, or the parameters or the data are not finite";
 
 fn finite(quantity: &str, value: f64, step: u64, cause: &str) -> Result<()> {
     if value.is_finite() {
