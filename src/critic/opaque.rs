@@ -15,10 +15,10 @@ use crate::second_order::Traced;
 /// gradient of `P` is that of `sum_i (f(x_i + h v_i) - f(x_i - h v_i)) / 2h`.
 ///
 /// * **Use `f64` under a penalty.** A piecewise-linear critic (ReLU, leaky ReLU) is differenced exactly, up to rounding,
-///   unless a kink lies within `h |v|` of a sample, and each kink that does adds an error of order 1. In `f64` the step
-///   is some 1e-5 of the sample's size and kinks are rarely met. In `f32` it is some 1e-2: with hundreds of units it
-///   always meets some, and the error can exceed the gradient itself.
-/// * For a smooth critic the error is of order `h^2`: about 1e-4 relative in `f32`, 1e-10 in `f64`.
+///   unless a kink lies within `h |v|` of a sample, and each kink that does adds an error of order `1 / h`. The step is the
+///   cube root of the type's precision, in units of the sample's size: 6e-6 in `f64`, where kinks are rarely met, and
+///   5e-3 in `f32`, where with hundreds of units some always are and the error can exceed the gradient itself.
+/// * For a smooth critic the error is of order `h^2`, as large as that of rounding.
 /// * It costs two forward and backward passes more than a traced critic.
 ///
 /// Candle's own gradient rules apply inside the module, with their faults: its `LayerNorm` and `RmsNorm` cut the graph, so

@@ -54,7 +54,7 @@ pub(crate) fn product<T: Real>(left: Matrix<'_, T>, right: Matrix<'_, T>) -> Vec
 /// `left rightᵀ`, plus a bias for each column where there is one, all stored row after row: a linear layer, `left`
 /// its input (batch, in) and `right` its weight (out, in).
 ///
-/// Gemm packs its left operand, and reading a weight across its rows to do so takes as long as the product itself at
+/// Gemm packs its left operand, and reading a weight across its rows to do so is a large share of the product's cost at
 /// the small batches of a GAN. So the roles are swapped: the input is packed, the product comes out transposed, and
 /// what is transposed in memory is the small output.
 pub(crate) fn product_nt<T: Real>(

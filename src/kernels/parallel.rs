@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-/// Elements below which a kernel stays on its thread. Waking another one takes some ten microseconds, in which a
-/// vectorised loop passes over about as many elements.
+/// Elements below which a kernel stays on its thread. Waking another one takes about as long as a
+/// vectorised loop over so many.
 pub(super) const SERIAL: usize = 64 * 1024;
 
 /// Cuts `out` into pieces of `size` elements and calls `work` with each piece and its offset.

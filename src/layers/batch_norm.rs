@@ -5,7 +5,7 @@ use candle_core::{
 };
 use candle_nn::{BatchNormConfig, ModuleT, VarBuilder};
 
-use super::has_kernel;
+use super::{has_kernel, on_cpu};
 use crate::error::{Error, Result};
 use crate::kernels::batch_norm::{Extent, Gradients, backward, scale_shift, statistics};
 use crate::kernels::{Real, for_real, slice};
@@ -72,9 +72,7 @@ impl BatchNorm {
     ) -> CandleResult<Tensor> {
         let (mean, variance) = {
             let (storage, layout) = x.storage_and_layout();
-            let candle_core::Storage::Cpu(storage) = &*storage else {
-                candle_core::bail!("batch normalisation: expected a tensor on the CPU")
-            };
+            let storage = on_cpu(&storage)?;
             for_real!(storage, T => statistics(extent, slice::<T>(storage, layout)?))
         };
         let unbiased = extent.count() as f64 / (extent.count() as f64 - 1.0);
@@ -124,14 +122,17 @@ impl Normalise {
         weight: &Tensor,
         g: &Tensor,
     ) -> CandleResult<[Tensor; 3]> {
-        let values = |t: &Tensor| t.flatten_all()?.to_vec1::<T>();
+        let g = g.contiguous()?;
+        let (x_storage, x_layout) = x.storage_and_layout();
+        let (g_storage, g_layout) = g.storage_and_layout();
+        let (weight_storage, weight_layout) = weight.storage_and_layout();
         let Gradients { x: for_x, weight: for_weight, bias: for_bias } = backward(
             self.extent,
-            &values(x)?,
-            &values(g)?,
+            slice::<T>(on_cpu(&x_storage)?, x_layout)?,
+            slice(on_cpu(&g_storage)?, g_layout)?,
             &self.mean,
             &self.inverse_deviation,
-            &values(weight)?,
+            slice(on_cpu(&weight_storage)?, weight_layout)?,
         );
         let channels = self.extent.channels;
         Ok([

@@ -1,8 +1,8 @@
 //! Looking for NaN and infinity.
 
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, Device, Result, Tensor, WithDType};
 
-use super::has_kernel;
+use super::{has_kernel, on_cpu};
 use crate::kernels::finite::first_non_finite as kernel;
 use crate::kernels::{for_real, slice};
 
@@ -10,9 +10,7 @@ use crate::kernels::{for_real, slice};
 pub(crate) fn first_non_finite(x: &Tensor) -> Result<Option<f64>> {
     if has_kernel(x) && x.is_contiguous() {
         let (storage, layout) = x.storage_and_layout();
-        if let Storage::Cpu(storage) = &*storage {
-            return find(storage, layout);
-        }
+        return find(on_cpu(&storage)?, layout);
     }
     // 0 * x is 0 for a finite x and NaN for any other.
     let sum = x.affine(0.0, 0.0)?.sum_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;

@@ -22,7 +22,15 @@ pub(crate) use gradient_probe::GradientProbe;
 pub(crate) use linear::linear;
 pub(crate) use product::{matmul, matmul_nt, matmul_tn};
 
-use candle_core::{DType, Tensor};
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+
+/// What a tensor that [`has_kernel`] is stored in.
+fn on_cpu(storage: &Storage) -> Result<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => candle_core::bail!("expected a tensor on the CPU"),
+    }
+}
 
 /// Whether this crate's kernels take the tensor.
 fn has_kernel(x: &Tensor) -> bool {
