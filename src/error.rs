@@ -132,6 +132,17 @@ pub enum Error {
         shape: Vec<usize>,
     },
 
+    /// A derivative that a gradient check computed is not the one that it measured.
+    #[error("{what} is {got:e}; a central difference gives {expected:e}")]
+    WrongGradient {
+        /// Which derivative.
+        what: String,
+        /// What the model computed.
+        got: f64,
+        /// What was measured.
+        expected: f64,
+    },
+
     /// The gradient with respect to a tensor was asked of something that does not depend on it.
     #[error("{what} does not depend on {on}; expected a tensor computed from it")]
     NotConnected {
@@ -181,6 +192,14 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(path: &Path, action: &'static str, error: std::io::Error) -> Self {
         Self::Io { path: path.to_path_buf(), action, error }
+    }
+
+    /// As candle's error, for code that answers to a trait of candle's.
+    pub(crate) fn into_candle(self) -> candle_core::Error {
+        match self {
+            Self::Candle(error) => error,
+            other => candle_core::Error::wrap(other),
+        }
     }
 
     pub(crate) fn config(

@@ -1,8 +1,8 @@
 //! The generator: latent points to samples.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A network that maps latent points to samples.
 ///
@@ -43,6 +43,48 @@ pub trait Generator {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) or candle's where the latent points do not fit.
     fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor>;
+
+    /// How many classes the generator makes samples of; `None`, the default, for one that is not told a class.
+    fn classes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Maps latent points `(batch, latent)` to samples `(batch, ...)` of the classes asked for: the forward pass of a
+    /// class-conditional generator, which has [`classes`](Self::classes). Labels `(batch,)` are of type `u32`.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward); [`Error::InvalidConfig`] for a label that is no class, and from a generator that
+    /// takes no labels.
+    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
+        let _ = (latent, labels, train);
+        Err(Error::config("the generator's batch of labels", "present", "none: it has no classes"))
+    }
+}
+
+/// One call for both kinds of generator.
+pub(crate) fn generate<G: Generator + ?Sized>(
+    generator: &G,
+    latent: &Tensor,
+    labels: Option<&Tensor>,
+    train: bool,
+) -> Result<Tensor> {
+    match labels {
+        Some(labels) => generator.forward_conditional(latent, labels, train),
+        None => generator.forward(latent, train),
+    }
+}
+
+/// Labels `(count,)` for showing a generator's samples: each class in turn. `None` where it has no classes.
+pub(crate) fn labels_in_turn<G: Generator + ?Sized>(
+    generator: &G,
+    first: usize,
+    count: usize,
+) -> Result<Option<Tensor>> {
+    let in_turn = |classes: usize| {
+        let labels = (first..first + count).map(|i| (i % classes.max(1)) as u32);
+        Tensor::from_vec(labels.collect::<Vec<_>>(), count, &Device::Cpu)
+    };
+    Ok(generator.classes().map(in_turn).transpose()?)
 }
 
 impl<G: Generator + ?Sized> Generator for Box<G> {
@@ -52,5 +94,13 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 
     fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
         (**self).forward(latent, train)
+    }
+
+    fn classes(&self) -> Option<usize> {
+        (**self).classes()
+    }
+
+    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
+        (**self).forward_conditional(latent, labels, train)
     }
 }

@@ -45,15 +45,17 @@
 //! | to | see |
 //! |---|---|
 //! | write a critic or a generator | [`Critic`], [`Generator`], [`Traced`] |
+//! | build one from layers | [`layers`] |
 //! | take a ready-made one | [`zoo`] |
 //! | build from a seed, save and load weights | [`ModelBuilder`], [`Network`], [`Parameters`] |
 //! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`] |
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
 //! | feed data | [`data`] |
+//! | check the gradients of a model of your own | [`testing`] |
 //! | watch a run | [`observers`], [`report`] |
 //!
-//! Modules import only downwards: kernels, then layers and second order, then models, then losses and Lipschitz
-//! strategies, then the trainer; data and observers stand beside it.
+//! Modules import only downwards: kernels, then operations on candle tensors, then second order, then layers, then models,
+//! then losses and Lipschitz strategies, then the trainer; data and observers stand beside it.
 #![deny(missing_docs, unsafe_code)]
 
 mod config;
@@ -71,12 +73,14 @@ mod lipschitz;
 pub mod losses;
 mod network;
 pub mod observers;
+mod ops;
 pub mod optimizers;
 mod parameters;
 pub mod random;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod second_order;
+pub mod testing;
 mod trainer;
 pub mod zoo;
 
@@ -89,7 +93,7 @@ pub use lipschitz::{Lipschitz, PenaltyPoints, Sides};
 pub use network::{ModelBuilder, Network};
 pub use parameters::{InitScheme, Parameters};
 pub use second_order::Traced;
-pub use trainer::{CriticDraws, CriticReport, GeneratorReport, WganTrainer};
+pub use trainer::{CriticDraws, CriticReport, GeneratorDraws, GeneratorReport, WganTrainer};
 
 /// The README's code, compiled by `cargo test`.
 #[cfg(all(doctest, feature = "report", feature = "idx"))]

@@ -17,13 +17,14 @@ use crate::parameters::Parameters;
 pub enum Batching {
     /// In one pass over both: the same scores, faster.
     Together,
-    /// In two passes, so that a batch normalisation sees each batch by itself, as PyTorch programs and the authors'
-    /// code run it.
+    /// In two passes, the real batch first, so that a batch normalisation sees each batch by itself, as PyTorch programs
+    /// and the authors' code run it.
     Apart,
 }
 
 impl Batching {
-    /// [`Apart`](Self::Apart) for a critic that keeps running statistics, which only batch normalisation does.
+    /// [`Apart`](Self::Apart) for a critic with buffers, which each pass moves: batch normalisation and spectral
+    /// normalisation have them.
     #[must_use]
     pub fn for_critic(parameters: &Parameters) -> Self {
         if parameters.buffers().next().is_some() { Self::Apart } else { Self::Together }

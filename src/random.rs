@@ -89,6 +89,12 @@ impl Stream {
         if bound == 0 { 0 } else { self.0.random_range(0..bound) }
     }
 
+    /// `count` class labels below `classes`, each class as likely as the others; all 0 where there are no classes.
+    #[must_use]
+    pub fn labels(&mut self, classes: usize, count: usize) -> Vec<u32> {
+        (0..count).map(|_| self.below(classes as u64) as u32).collect()
+    }
+
     fn fill(
         &mut self,
         shape: candle_core::Shape,

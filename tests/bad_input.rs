@@ -315,7 +315,7 @@ fn draws_that_do_not_fit() {
     assert_says(&error, &["generated batch", "[3, 1, 2, 2]", "[4, 1, 2, 2]"]);
 
     let error = trainer(TrainConfig::wgan()).generator_step(&zeros(&[1, 3])).unwrap_err();
-    assert_says(&error, &["batch normalisation", "[1, 8]", "more than one value a channel"]);
+    assert_says(&error, &["bn2 (BatchNorm)", "[1, 8]", "more than one value a channel"]);
     let error = trainer(TrainConfig::wgan()).generator_step(&zeros(&[4, 9])).unwrap_err();
     assert_says(&error, &["latent", "[4, 9]"]);
     assert!(trainer(TrainConfig::wgan()).generator_step(&zeros(&[3])).is_err());
@@ -366,7 +366,7 @@ fn nothing_is_replaced_by_a_run_that_is_refused() {
             .fit(&data(8, &[1, 2, 2]))
     };
     let error = run(TrainConfig { batch_size: 1, ..config(TrainConfig::wgan()) }).unwrap_err();
-    assert_says(&error, &["batch normalisation", "more than one value"]);
+    assert_says(&error, &["bn2 (BatchNorm)", "more than one value"]);
 
     // The last observer refuses: the ones before it must not have replaced anything.
     std::fs::create_dir(folder.path().join("critic.safetensors")).unwrap();

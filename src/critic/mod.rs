@@ -1,7 +1,9 @@
 //! The critic: samples to scores, and everything that follows from its one forward pass.
 
+mod conditional;
 mod opaque;
 
+pub(crate) use conditional::given;
 pub use opaque::ModuleCritic;
 
 use candle_core::Tensor;
@@ -59,6 +61,22 @@ pub trait Critic {
     /// [`Error::Shape`] or candle's where the samples do not fit.
     fn forward(&self, samples: &Traced) -> Result<Traced>;
 
+    /// How many classes the critic tells apart; `None`, the default, for a critic of samples alone.
+    fn classes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Maps samples `(batch, ...)` of known classes to scores `(batch,)` or `(batch, 1)`: the forward pass of a
+    /// class-conditional critic, which has [`classes`](Self::classes). Labels `(batch,)` are of type `u32`.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward); [`Error::InvalidConfig`] for a label that is no class, and from a critic that
+    /// takes no labels.
+    fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
+        let _ = (samples, labels);
+        Err(Error::config("the critic's batch of labels", "present", "none: it has no classes"))
+    }
+
     /// The scores `(batch,)`, part of candle's graph down to the parameters.
     ///
     /// # Errors
@@ -105,31 +123,45 @@ pub trait Critic {
     }
 }
 
-impl<C: Critic + ?Sized> Critic for Box<C> {
-    fn forward(&self, samples: &Traced) -> Result<Traced> {
-        (**self).forward(samples)
-    }
+/// A pointer to a critic is one.
+macro_rules! impl_for_pointer {
+    ($($pointer:ty),*) => {$(
+        impl<C: Critic + ?Sized> Critic for $pointer {
+            fn forward(&self, samples: &Traced) -> Result<Traced> {
+                (**self).forward(samples)
+            }
 
-    fn scores(&self, samples: &Tensor) -> Result<Tensor> {
-        (**self).scores(samples)
-    }
+            fn classes(&self) -> Option<usize> {
+                (**self).classes()
+            }
 
-    fn scores_frozen(&self, samples: &Tensor) -> Result<Tensor> {
-        (**self).scores_frozen(samples)
-    }
+            fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
+                (**self).forward_conditional(samples, labels)
+            }
 
-    fn scores_and_gradient(&self, samples: &Tensor) -> Result<(Tensor, Tensor)> {
-        (**self).scores_and_gradient(samples)
-    }
+            fn scores(&self, samples: &Tensor) -> Result<Tensor> {
+                (**self).scores(samples)
+            }
 
-    fn penalty(
-        &self,
-        points: &Tensor,
-        of_gradient: &dyn Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        (**self).penalty(points, of_gradient)
-    }
+            fn scores_frozen(&self, samples: &Tensor) -> Result<Tensor> {
+                (**self).scores_frozen(samples)
+            }
+
+            fn scores_and_gradient(&self, samples: &Tensor) -> Result<(Tensor, Tensor)> {
+                (**self).scores_and_gradient(samples)
+            }
+
+            fn penalty(
+                &self,
+                points: &Tensor,
+                of_gradient: &dyn Fn(&Tensor) -> Result<Tensor>,
+            ) -> Result<Tensor> {
+                (**self).penalty(points, of_gradient)
+            }
+        }
+    )*};
 }
+impl_for_pointer!(&C, Box<C>);
 
 /// Runs the forward pass and holds its result to one score a sample.
 fn score<C: Critic + ?Sized>(critic: &C, samples: &Traced) -> Result<Traced> {

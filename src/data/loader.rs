@@ -70,10 +70,23 @@ impl<D: Dataset> Loader<D> {
     /// # Errors
     /// Those of [`Dataset::batch`]; the loader then stays where it was.
     pub fn next_batch(&mut self) -> Result<Tensor> {
-        let first = self.batch * self.batch_size;
-        let batch = self.dataset.batch(&self.order[first..first + self.batch_size])?;
+        let batch = self.dataset.batch(self.next_indices())?;
         self.seek(self.batch_number().wrapping_add(1));
         Ok(batch)
+    }
+
+    /// The next batch with its labels `(batch_size,)`, where the data set has them.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::batch`]; the loader then stays where it was.
+    pub fn next_labelled_batch(&mut self) -> Result<(Tensor, Option<Tensor>)> {
+        let labels = self.dataset.label_batch(self.next_indices())?;
+        Ok((self.next_batch()?, labels))
+    }
+
+    fn next_indices(&self) -> &[usize] {
+        let first = self.batch * self.batch_size;
+        &self.order[first..first + self.batch_size]
     }
 
     /// Moves to any batch: the next one handed out is that with this number.

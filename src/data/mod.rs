@@ -75,6 +75,16 @@ pub trait Dataset {
     /// being read.
     fn batch(&self, indices: &[usize]) -> Result<Tensor>;
 
+    /// The labels `(indices.len(),)` of these samples, of type `u32` on the CPU: what class-conditional models are trained
+    /// with. `None`, the default, for a data set without labels.
+    ///
+    /// # Errors
+    /// Those of [`batch`](Self::batch).
+    fn label_batch(&self, indices: &[usize]) -> Result<Option<Tensor>> {
+        let _ = indices;
+        Ok(None)
+    }
+
     /// Goes over all samples once and proves that every value is finite.
     ///
     /// The trainer calls it before its first step: one NaN would spread through the whole model.
@@ -145,6 +155,9 @@ macro_rules! forward_dataset {
             }
             fn batch(&self, indices: &[usize]) -> Result<Tensor> {
                 (**self).batch(indices)
+            }
+            fn label_batch(&self, indices: &[usize]) -> Result<Option<Tensor>> {
+                (**self).label_batch(indices)
             }
             fn ensure_finite(&self) -> Result<()> {
                 (**self).ensure_finite()

@@ -102,6 +102,16 @@ impl TensorDataset {
         self.labels.as_deref()
     }
 
+    fn check_indices(&self, indices: &[usize]) -> Result<()> {
+        match indices.iter().find(|&&index| index >= self.len()) {
+            Some(index) => {
+                let expected = format!("less than {}, the number of samples", self.len());
+                Err(Error::config("sample index", index, expected))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn gather<T: WithDType>(&self, indices: &[usize]) -> Result<Tensor> {
         let (storage, layout) = self.samples.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
@@ -133,14 +143,20 @@ impl Dataset for TensorDataset {
     }
 
     fn batch(&self, indices: &[usize]) -> Result<Tensor> {
-        if let Some(index) = indices.iter().find(|&&index| index >= self.len()) {
-            let expected = format!("less than {}, the number of samples", self.len());
-            return Err(Error::config("sample index", index, expected));
-        }
+        self.check_indices(indices)?;
         match self.dtype() {
             DType::F64 => self.gather::<f64>(indices),
             _ => self.gather::<f32>(indices),
         }
+    }
+
+    fn label_batch(&self, indices: &[usize]) -> Result<Option<Tensor>> {
+        self.check_indices(indices)?;
+        let Some(labels) = &self.labels else {
+            return Ok(None);
+        };
+        let of_batch: Vec<u32> = indices.iter().map(|&index| labels[index]).collect();
+        Ok(Some(Tensor::from_vec(of_batch, indices.len(), &Device::Cpu)?))
     }
 }
 
@@ -228,6 +244,9 @@ mod tests {
         let two = dataset.with_labels(vec![5, 6, 7])?.take(2)?;
         assert_eq!((two.len(), two.labels()), (2, Some(&[5, 6][..])));
         assert_eq!(two.samples().dims(), [2, 2]);
+        let batch = two.label_batch(&[1, 0, 1])?.expect("labelled");
+        assert_eq!(batch.to_vec1::<u32>()?, [6, 5, 6]);
+        assert!(two.label_batch(&[2]).is_err());
         assert_eq!(two.take(9)?.len(), 2);
         Ok(())
     }

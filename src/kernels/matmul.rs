@@ -22,6 +22,22 @@ impl<'a, T> Matrix<'a, T> {
         Self { elements, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// A `rows` x `columns` matrix whose rows begin `row_stride` elements apart, of which it may be a part of the columns.
+    pub(crate) fn with_row_stride(
+        elements: &'a [T],
+        rows: usize,
+        columns: usize,
+        row_stride: usize,
+    ) -> Self {
+        let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + columns };
+        assert!(
+            columns <= row_stride && needed <= elements.len(),
+            "a matrix of {rows} x {columns}, {row_stride} apart, in {} elements",
+            elements.len()
+        );
+        Self { elements, rows, columns, row_stride, column_stride: 1 }
+    }
+
     /// The same memory read as the transposed matrix.
     pub(crate) fn t(self) -> Self {
         Self {
@@ -45,10 +61,52 @@ pub(crate) fn product<T: Real>(left: Matrix<'_, T>, right: Matrix<'_, T>) -> Vec
     // SAFETY: `out` has room for exactly the product's elements; gemm does not read it, and writes all of it since
     // the inner dimension is not 0.
     unsafe {
-        gemm(out.as_mut_ptr(), left, right);
+        let into = Destination { row_stride: right.columns, add: false };
+        gemm(out.as_mut_ptr(), into, left, right, Parallelism::Rayon(0));
         out.set_len(len);
     }
     out
+}
+
+/// Where a product goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Destination {
+    /// Elements from the beginning of a row to that of the next.
+    pub(crate) row_stride: usize,
+    /// Whether it is added to what is there.
+    pub(crate) add: bool,
+}
+
+/// `left right` into the first columns of rows in `out`, on this thread alone: for kernels that share their work out by
+/// themselves.
+pub(crate) fn product_into<T: Real>(
+    out: &mut [T],
+    into: Destination,
+    left: Matrix<'_, T>,
+    right: Matrix<'_, T>,
+) {
+    assert_eq!(left.columns, right.rows, "inner dimensions");
+    let (rows, columns) = (left.rows, right.columns);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(
+        columns <= into.row_stride && (rows - 1) * into.row_stride + columns <= out.len(),
+        "room for a product of {rows} x {columns}, {} apart, in {} elements",
+        into.row_stride,
+        out.len()
+    );
+    if left.columns == 0 {
+        if !into.add {
+            for row in out.chunks_mut(into.row_stride).take(rows) {
+                row[..columns].fill(T::zero());
+            }
+        }
+        return;
+    }
+    // SAFETY: the last element written is within `out`, which is borrowed mutably and so overlaps neither operand, and
+    // holds values where they are added to.
+    unsafe { gemm(out.as_mut_ptr(), into, left, right, Parallelism::None) }
 }
 
 /// `left rightᵀ`, plus a bias for each column where there is one, all stored row after row: a linear layer, `left`
@@ -68,11 +126,17 @@ pub(crate) fn product_nt<T: Real>(
 }
 
 /// # Safety
-/// `out` must have room for `left.rows * right.columns` elements and overlap neither operand, and the inner dimensions
-/// must agree.
-unsafe fn gemm<T: Real>(out: *mut T, left: Matrix<'_, T>, right: Matrix<'_, T>) {
-    // SAFETY: `Matrix::new` and `Matrix::t` keep every index `row * row_stride + column * column_stride` inside
-    // `elements`; the caller vouches for `out`, which is not read. T is f32 or f64, for which gemm has kernels.
+/// `out` must have room for `left.rows` rows of `right.columns` elements, `into.row_stride` apart, overlap neither operand,
+/// and hold values where they are added to; the inner dimensions must agree.
+unsafe fn gemm<T: Real>(
+    out: *mut T,
+    into: Destination,
+    left: Matrix<'_, T>,
+    right: Matrix<'_, T>,
+    parallelism: Parallelism,
+) {
+    // SAFETY: `Matrix`'s constructors keep every index `row * row_stride + column * column_stride` inside `elements`; the
+    // caller vouches for `out`, which is read only where it is added to. T is f32 or f64, for which gemm has kernels.
     unsafe {
         gemm::gemm(
             left.rows,
@@ -80,20 +144,21 @@ unsafe fn gemm<T: Real>(out: *mut T, left: Matrix<'_, T>, right: Matrix<'_, T>) 
             left.columns,
             out,
             1,
-            right.columns as isize,
-            false,
+            into.row_stride as isize,
+            into.add,
             left.elements.as_ptr(),
             left.column_stride as isize,
             left.row_stride as isize,
             right.elements.as_ptr(),
             right.column_stride as isize,
             right.row_stride as isize,
-            T::zero(),
+            // out = alpha * out + beta * left * right
+            if into.add { T::one() } else { T::zero() },
             T::one(),
             false,
             false,
             false,
-            Parallelism::Rayon(0),
+            parallelism,
         );
     }
 }

@@ -6,9 +6,11 @@
 
 pub(crate) mod activation;
 pub(crate) mod batch_norm;
+pub(crate) mod convolution;
 pub(crate) mod finite;
 pub(crate) mod matmul;
 mod parallel;
+pub(crate) mod pool;
 pub(crate) mod reduce;
 pub(crate) mod transpose;
 pub(crate) mod update;

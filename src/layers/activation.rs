@@ -1,226 +1,114 @@
-//! Activation functions whose gradients follow PyTorch's conventions, to the second order.
-//!
-//! Candle's own `relu` has gradient 1 at 0 (PyTorch: 0) and its `leaky_relu` is five operations with gradient
-//! (1 + slope) / 2 there (PyTorch: slope).
+//! The activation functions that ready-made models can be configured with.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
+use serde::{Deserialize, Serialize};
 
-use super::has_kernel;
-use crate::kernels::activation::{Function, gate, map, tanh_gradient};
-use crate::kernels::{for_real, slice};
+use crate::error::{Error, Result};
+use crate::ops::{Function, activate};
+use crate::second_order::{Layer, Traced};
 
-/// `f(x)`, elementwise.
-pub(crate) fn activate(function: Function, x: &Tensor) -> Result<Tensor> {
-    if has_kernel(x) {
-        x.contiguous()?.apply_op1(Activation { function, order: 0 })
-    } else {
-        composed(function, x)
-    }
+/// An activation function, as a setting of a model.
+///
+/// On traced tensors it is exact to the second order. First derivatives at kinks are PyTorch's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Activation {
+    /// `max(x, 0)`
+    Relu,
+    /// `x` where positive, `slope * x` elsewhere. The field's usual slope is 0.2.
+    LeakyRelu(f64),
+    /// `x` where positive, `alpha (e^x - 1)` elsewhere.
+    Elu(f64),
+    /// `x sigmoid(x)`
+    Silu,
+    /// `ln(1 + e^x)`
+    Softplus,
+    /// The hyperbolic tangent: outputs in (-1, 1).
+    Tanh,
+    /// `1 / (1 + e^-x)`: outputs in (0, 1).
+    Sigmoid,
+    /// `x`
+    Identity,
 }
 
-/// `gradient * f'(x)`, elementwise, differentiable in both: the pullback of [`activate`].
-pub(crate) fn activate_gradient(
-    function: Function,
-    gradient: &Tensor,
-    x: &Tensor,
-) -> Result<Tensor> {
-    match function {
-        // f' is constant but for a jump, so nothing flows to x.
-        Function::LeakyRelu { slope } => {
-            let x = x.detach();
-            if has_kernel(&x) && gradient.dtype() == x.dtype() {
-                gradient.contiguous()?.apply_op2(&x.contiguous()?, Gate { slope })
-            } else {
-                gradient.mul(&slopes(&x, slope)?)
+impl Activation {
+    /// Checks that the function's number is finite.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] that names the function.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::LeakyRelu(number) | Self::Elu(number) if !number.is_finite() => {
+                Err(Error::config("activation", format!("{self:?}"), "a finite number in it"))
             }
+            _ => Ok(()),
         }
-        _ if has_kernel(x) => {
-            gradient.mul(&x.contiguous()?.apply_op1(Activation { function, order: 1 })?)
+    }
+
+    /// Applies the function to each element of a plain tensor.
+    ///
+    /// # Errors
+    /// Candle's for types it cannot do arithmetic in.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match self.function() {
+            Some(function) => Ok(activate(function, x)?),
+            None => Ok(x.clone()),
         }
-        _ => gradient.mul(&composed_derivative(function, x)?),
-    }
-}
-
-struct Activation {
-    function: Function,
-    order: u8,
-}
-
-impl CustomOp1 for Activation {
-    fn name(&self) -> &'static str {
-        "activation"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        for_real!(x, T => {
-            let y = map(self.function, self.order, slice::<T>(x, layout)?);
-            Ok((<T as WithDType>::to_cpu_storage_owned(y), layout.shape().clone()))
-        })
-    }
-
-    fn bwd(&self, x: &Tensor, y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let x = x.detach();
-        let for_x = if self.order == 0 && self.function == Function::Tanh {
-            gradient.contiguous()?.apply_op2_no_bwd(&y.detach(), &TanhGradient)?
-        } else if self.order == 0 {
-            activate_gradient(self.function, gradient, &x)?
-        } else {
-            let next = Activation { function: self.function, order: self.order + 1 };
-            gradient.mul(&x.apply_op1_no_bwd(&next)?)?
-        };
-        Ok(Some(for_x))
-    }
-}
-
-/// `gradient * (x > 0 ? 1 : slope)`; x must be detached.
-struct Gate {
-    slope: f64,
-}
-
-impl CustomOp2 for Gate {
-    fn name(&self) -> &'static str {
-        "leaky-relu-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        for_real!(x, T => {
-            let out = gate(self.slope, slice::<T>(gradient, gradient_layout)?, slice::<T>(x, x_layout)?);
-            Ok((<T as WithDType>::to_cpu_storage_owned(out), x_layout.shape().clone()))
-        })
-    }
-
-    fn bwd(
-        &self,
-        _: &Tensor,
-        x: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let for_gradient =
-            gradient.contiguous()?.apply_op2_no_bwd(x, &Gate { slope: self.slope })?;
-        Ok((Some(for_gradient), None))
-    }
-}
-
-/// `gradient * (1 - y^2)` for y = tanh(x), which spares the second tanh; not differentiable.
-struct TanhGradient;
-
-impl CustomOp2 for TanhGradient {
-    fn name(&self) -> &'static str {
-        "tanh-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-        y: &CpuStorage,
-        y_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        for_real!(y, T => {
-            let out = tanh_gradient::<T>(slice(gradient, gradient_layout)?, slice(y, y_layout)?);
-            Ok((<T as WithDType>::to_cpu_storage_owned(out), y_layout.shape().clone()))
+    /// `None` for the identity.
+    pub(crate) fn function(self) -> Option<Function> {
+        Some(match self {
+            Self::Relu => Function::LeakyRelu { slope: 0.0 },
+            Self::LeakyRelu(slope) => Function::LeakyRelu { slope },
+            Self::Elu(alpha) => Function::Elu { alpha },
+            Self::Silu => Function::Silu,
+            Self::Softplus => Function::Softplus,
+            Self::Tanh => Function::Tanh,
+            Self::Sigmoid => Function::Sigmoid,
+            Self::Identity => return None,
         })
     }
 }
 
-/// 1 where x > 0, the slope elsewhere; not differentiable.
-fn slopes(x: &Tensor, slope: f64) -> Result<Tensor> {
-    x.detach().gt(0.0)?.to_dtype(x.dtype())?.affine(1.0 - slope, slope)
-}
-
-/// The function in candle's own operators, for devices without a kernel.
-fn composed(function: Function, x: &Tensor) -> Result<Tensor> {
-    match function {
-        Function::LeakyRelu { slope } => x.mul(&slopes(x, slope)?),
-        Function::Elu { alpha } => x.elu(alpha),
-        Function::Tanh => x.tanh(),
-        Function::Sigmoid => sigmoid(x),
-        Function::Softplus => x.relu()?.add(&x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?.log()?),
-        Function::Silu => x.mul(&sigmoid(x)?),
-    }
-}
-
-fn composed_derivative(function: Function, x: &Tensor) -> Result<Tensor> {
-    let complement = |y: &Tensor| y.affine(-1.0, 1.0);
-    match function {
-        Function::LeakyRelu { slope } => slopes(x, slope),
-        Function::Elu { alpha } => {
-            let positive = slopes(x, 0.0)?;
-            let negative = complement(&positive)?;
-            // The exponential only ever sees numbers that are not positive.
-            positive.add(&x.mul(&negative)?.exp()?.mul(&negative)?.affine(alpha, 0.0)?)
-        }
-        Function::Tanh => complement(&x.tanh()?.sqr()?),
-        Function::Sigmoid => {
-            let y = sigmoid(x)?;
-            y.mul(&complement(&y)?)
-        }
-        Function::Softplus => sigmoid(x),
-        Function::Silu => {
-            let y = sigmoid(x)?;
-            y.mul(&x.mul(&complement(&y)?)?.affine(1.0, 1.0)?)
+impl Layer for Activation {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        match self.function() {
+            Some(function) => x.function(function),
+            None => Ok(x.clone()),
         }
     }
 }
 
-/// By tanh, which neither overflows nor lacks a gradient on any device.
-fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    x.affine(0.5, 0.0)?.tanh()?.affine(0.5, 0.5)
+/// `max(x, 0) + weight * min(x, 0)` with learned slopes (He et al. 2015), PyTorch's `PReLU`: 0.25 at first.
+///
+/// Parameters: `weight`, `(1,)` for all elements or `(channels,)` along dimension 1.
+#[derive(Debug, Clone)]
+pub struct PReLU {
+    name: String,
+    weight: Tensor,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{Device, Var};
-
-    const ALL: [Function; 7] = [
-        Function::LeakyRelu { slope: 0.2 },
-        Function::LeakyRelu { slope: 0.0 },
-        Function::Elu { alpha: 0.7 },
-        Function::Tanh,
-        Function::Sigmoid,
-        Function::Softplus,
-        Function::Silu,
-    ];
-
-    /// The GPU's path, run on the CPU, against the kernels: value, gradient and gradient of the gradient.
-    #[test]
-    fn kernels_and_compositions_agree_to_the_second_order() -> Result<()> {
-        let device = Device::Cpu;
-        let x = Var::from_tensor(&Tensor::arange(-20f64, 20.0, &device)?.affine(0.25, 0.1)?)?;
-        let g = Var::from_tensor(&x.as_tensor().sin()?)?;
-        let close = |a: &Tensor, b: &Tensor| -> Result<()> {
-            let difference = a.sub(b)?.abs()?.max_all()?.to_scalar::<f64>()?;
-            assert!(difference < 1e-13, "{difference}");
-            Ok(())
-        };
-        for function in ALL {
-            let (fast, plain) = (activate(function, &x)?, composed(function, &x)?);
-            close(&fast, &plain)?;
-            let first = |y: &Tensor| -> Result<Tensor> {
-                Ok(y.sqr()?.sum_all()?.backward()?.remove(&x).expect("x is tracked"))
-            };
-            close(&first(&fast)?, &first(&plain)?)?;
-
-            let fast = activate_gradient(function, &g, &x)?;
-            let plain = g.mul(&composed_derivative(function, &x)?)?;
-            close(&fast, &plain)?;
-            let (fast, plain) =
-                (fast.sqr()?.sum_all()?.backward()?, plain.sqr()?.sum_all()?.backward()?);
-            close(fast.get(&g).expect("g is tracked"), plain.get(&g).expect("g is tracked"))?;
-            match (fast.get(&x), plain.get(&x)) {
-                (Some(fast), Some(plain)) => close(fast, plain)?,
-                (None, None) => assert!(matches!(function, Function::LeakyRelu { .. })),
-                _ => panic!("{function:?}: one path has a gradient for x and the other has none"),
-            }
+impl PReLU {
+    /// A layer with one slope, or one for each of this many channels, taken from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for no slope; candle's if the parameter cannot be made.
+    pub fn new(num_parameters: usize, vb: VarBuilder) -> Result<Self> {
+        let name = super::name("PReLU", &vb);
+        if num_parameters == 0 {
+            let what = format!("num_parameters of {name}");
+            return Err(Error::config(what, num_parameters, "1 or more"));
         }
-        Ok(())
+        let weight = vb.get_with_hints(num_parameters, "weight", Init::Const(0.25))?;
+        Ok(Self { name, weight })
+    }
+}
+
+impl Layer for PReLU {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        x.prelu(&self.weight, &self.name)
     }
 }

@@ -1,32 +1,59 @@
 //! Batch normalisation for generators.
 
-use candle_core::{
-    CpuStorage, CustomOp3, DType, Layout, Result as CandleResult, Shape, Tensor, Var, WithDType,
-};
-use candle_nn::{BatchNormConfig, ModuleT, VarBuilder};
+use candle_core::{Tensor, Var};
+use candle_nn::{BatchNormConfig, Init, VarBuilder};
 
-use super::{has_kernel, on_cpu};
+use super::name;
 use crate::error::{Error, Result};
-use crate::kernels::batch_norm::{Extent, Gradients, backward, scale_shift, statistics};
-use crate::kernels::{Real, for_real, slice};
+use crate::ops::{Statistics, has_kernel, normalise};
 
 /// Batch normalisation (Ioffe and Szegedy 2015) over the batch and all positions of each channel, with
 /// PyTorch's semantics: `eps` 1e-5, `momentum` 0.1, the biased variance to normalise with, the unbiased one
 /// into `running_var`.
 ///
-/// It holds candle-nn's layer and its parameters (`weight`, `bias`, `running_mean`, `running_var`), and avoids
-/// two of its faults: `forward_train` there is a transpose, a copy and some ten passes over memory; and on one
-/// value a channel it divides by zero and fills `running_var` with infinities, which is an error here.
+/// Parameters: `weight` and `bias`, both `(channels,)`; buffers `running_mean` and `running_var`. It avoids two faults of
+/// candle-nn's: `forward_train` there is a transpose, a copy and some ten passes over memory; and on one value a channel
+/// it divides by zero and fills `running_var` with infinities, which is an error here.
+///
+/// It is for generators. In a critic it makes a score depend on the whole batch, so that the gradient penalty is not defined
+/// (WGAN-GP, section 4): use [`GroupNorm::per_sample`](super::GroupNorm::per_sample). (Under weight clipping, where the
+/// WGAN paper's critic has it, this layer is applied to traced tensors as well.)
 #[derive(Debug, Clone)]
-pub struct BatchNorm(candle_nn::BatchNorm);
+pub struct BatchNorm {
+    running: Running,
+    affine: Option<(Tensor, Tensor)>,
+}
 
 impl BatchNorm {
     /// A layer over `channels` channels whose parameters are taken from `vb`.
     ///
     /// # Errors
-    /// Candle's if a parameter cannot be made or the configuration is out of range.
+    /// [`Error::InvalidConfig`] for no channels, an `eps` or a `momentum` out of range, or `remove_mean: false`; candle's if
+    /// a parameter cannot be made.
     pub fn new(channels: usize, config: BatchNormConfig, vb: VarBuilder) -> Result<Self> {
-        Ok(Self(candle_nn::batch_norm(channels, config, vb)?))
+        let name = name("BatchNorm", &vb);
+        if !config.remove_mean {
+            let what = format!("remove_mean of {name}");
+            return Err(Error::config(what, false, "true: batch normalisation takes the mean off"));
+        }
+        for (what, value, fits) in [
+            ("eps", config.eps, config.eps >= 0.0 && config.eps.is_finite()),
+            ("momentum", config.momentum, (0.0..=1.0).contains(&config.momentum)),
+        ] {
+            if !fits {
+                let expected = "a number from 0, for momentum to 1";
+                return Err(Error::config(format!("{what} of {name}"), value, expected));
+            }
+        }
+        let mut running = Running::new(channels, name, &vb)?;
+        (running.eps, running.momentum) = (config.eps, config.momentum);
+        let affine = config.affine.then(|| -> Result<_> {
+            Ok((
+                vb.get_with_hints(channels, "weight", Init::Const(1.0))?,
+                vb.get_with_hints(channels, "bias", Init::Const(0.0))?,
+            ))
+        });
+        Ok(Self { running, affine: affine.transpose()? })
     }
 
     /// Normalises `(batch, channels, ...)` with the batch's statistics in training, which also moves the
@@ -36,158 +63,140 @@ impl BatchNorm {
     /// [`Error::Shape`] where the second dimension is not the number of channels, or where a channel has a
     /// single value in training.
     pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let channels = self.0.running_mean().elem_count();
-        let (batch, positions) = match x.dims() {
-            [batch, c, rest @ ..] if *c == channels => (*batch, rest.iter().product()),
-            got => {
-                return Err(Error::Shape {
-                    what: "the input of a batch normalisation".into(),
-                    got: got.to_vec(),
-                    expected: format!("(batch, {channels}, ...)"),
-                });
-            }
-        };
-        let extent = Extent { batch, channels, positions };
-        if train && extent.count() < 2 {
-            return Err(Error::Shape {
-                what: "the input of a batch normalisation in training".into(),
-                got: x.dims().to_vec(),
-                expected: "more than one value a channel, or the variance is not defined".into(),
-            });
+        let affine = self.affine.as_ref().map(|(weight, bias)| (weight, bias));
+        self.running.normalise(x, train, affine)
+    }
+}
+
+impl crate::second_order::Layer for BatchNorm {
+    fn forward(&self, x: &crate::Traced) -> Result<crate::Traced> {
+        x.batch_norm(|value| {
+            let affine =
+                self.affine.as_ref().map(|(weight, bias)| (x.weight(weight), x.weight(bias)));
+            self.running.normalise(
+                value,
+                true,
+                affine.as_ref().map(|(weight, bias)| (weight, bias)),
+            )
+        })
+    }
+}
+
+/// The running statistics of a batch normalisation, and what is done with them.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    name: String,
+    mean: Tensor,
+    variance: Tensor,
+    eps: f64,
+    momentum: f64,
+}
+
+impl Running {
+    pub(super) fn new(channels: usize, name: String, vb: &VarBuilder) -> Result<Self> {
+        if channels == 0 {
+            return Err(Error::config(format!("channels of {name}"), channels, "1 or more"));
         }
-        match self.0.weight_and_bias() {
-            Some((weight, bias)) if train && has_kernel(x) && x.dtype() == weight.dtype() => {
-                Ok(self.normalise(extent, &x.contiguous()?, weight, bias)?)
-            }
-            _ => Ok(self.0.forward_t(x, train)?),
-        }
-    }
-
-    fn normalise(
-        &self,
-        extent: Extent,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-    ) -> CandleResult<Tensor> {
-        let (mean, variance) = {
-            let (storage, layout) = x.storage_and_layout();
-            let storage = on_cpu(&storage)?;
-            for_real!(storage, T => statistics(extent, slice::<T>(storage, layout)?))
-        };
-        let unbiased = extent.count() as f64 / (extent.count() as f64 - 1.0);
-        self.follow(self.0.running_mean(), &mean, 1.0)?;
-        self.follow(self.0.running_var(), &variance, unbiased)?;
-        let eps = self.0.eps();
-        let inverse_deviation = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-        let op = Normalise { extent, mean, inverse_deviation };
-        x.apply_op3(weight, bias, op)
-    }
-
-    /// `running = (1 - momentum) * running + momentum * scale * batch`, in place.
-    fn follow(&self, running: &Tensor, batch: &[f64], scale: f64) -> CandleResult<()> {
-        let momentum = self.0.momentum();
-        let batch = Tensor::from_slice(batch, batch.len(), running.device())?
-            .affine(momentum * scale, 0.0)?
-            .to_dtype(running.dtype())?;
-        let next = running.detach().affine(1.0 - momentum, 0.0)?.add(&batch)?;
-        Var::from_tensor(running)?.set(&next)
-    }
-}
-
-struct Normalise {
-    extent: Extent,
-    mean: Vec<f64>,
-    inverse_deviation: Vec<f64>,
-}
-
-impl Normalise {
-    fn run<T: Real>(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
-        let real = <T as WithDType>::from_f64;
-        let scale: Vec<f64> = weight
-            .iter()
-            .zip(&self.inverse_deviation)
-            .map(|(&weight, inverse)| WithDType::to_f64(weight) * inverse)
-            .collect();
-        let shift: Vec<T> = (bias.iter().zip(&self.mean).zip(&scale))
-            .map(|((&bias, mean), scale)| real(WithDType::to_f64(bias) - mean * scale))
-            .collect();
-        let scale: Vec<T> = scale.into_iter().map(real).collect();
-        scale_shift(self.extent, x, &scale, &shift)
-    }
-
-    fn pull_back<T: Real>(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        g: &Tensor,
-    ) -> CandleResult<[Tensor; 3]> {
-        let g = g.contiguous()?;
-        let (x_storage, x_layout) = x.storage_and_layout();
-        let (g_storage, g_layout) = g.storage_and_layout();
-        let (weight_storage, weight_layout) = weight.storage_and_layout();
-        let Gradients { x: for_x, weight: for_weight, bias: for_bias } = backward(
-            self.extent,
-            slice::<T>(on_cpu(&x_storage)?, x_layout)?,
-            slice(on_cpu(&g_storage)?, g_layout)?,
-            &self.mean,
-            &self.inverse_deviation,
-            slice(on_cpu(&weight_storage)?, weight_layout)?,
-        );
-        let channels = self.extent.channels;
-        Ok([
-            Tensor::from_vec(for_x, x.shape(), x.device())?,
-            Tensor::from_vec(for_weight, channels, x.device())?,
-            Tensor::from_vec(for_bias, channels, x.device())?,
-        ])
-    }
-}
-
-impl CustomOp3 for Normalise {
-    fn name(&self) -> &'static str {
-        "batch-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        for_real!(x, T => {
-            let y = self.run::<T>(
-                slice(x, x_layout)?,
-                slice(weight, weight_layout)?,
-                slice(bias, bias_layout)?,
-            );
-            Ok((<T as WithDType>::to_cpu_storage_owned(y), x_layout.shape().clone()))
+        Ok(Self {
+            name,
+            mean: vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?,
+            variance: vb.get_with_hints(channels, "running_var", Init::Const(1.0))?,
+            eps: 1e-5,
+            momentum: 0.1,
         })
     }
 
-    fn bwd(
+    /// `weight * (x - mean) / sqrt(variance + eps) + bias`, with the batch's statistics in training, which move the running
+    /// ones, and with the running ones otherwise.
+    pub(super) fn normalise(
         &self,
         x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, weight, bias] = match x.dtype() {
-            DType::F32 => self.pull_back::<f32>(x, weight, g)?,
-            _ => self.pull_back::<f64>(x, weight, g)?,
+        train: bool,
+        affine: Option<(&Tensor, &Tensor)>,
+    ) -> Result<Tensor> {
+        let channels = self.mean.elem_count();
+        let misfit = |expected: String| Error::Shape {
+            what: format!("the input of {}", self.name),
+            got: x.dims().to_vec(),
+            expected,
         };
-        Ok((Some(x), Some(weight), Some(bias)))
+        let count = match x.dims() {
+            [batch, c, rest @ ..] if *c == channels => batch * rest.iter().product::<usize>(),
+            _ => return Err(misfit(format!("(batch, {channels}, ...)"))),
+        };
+        if train && count < 2 {
+            return Err(misfit(
+                "more than one value a channel in training, or the variance is not defined".into(),
+            ));
+        }
+        let (weight, bias) = match affine {
+            Some((weight, bias)) => (weight.clone(), bias.clone()),
+            None => (self.mean.detach().ones_like()?, self.mean.detach().zeros_like()?),
+        };
+        if !train {
+            let (mean, variance) = (self.mean.detach(), self.variance.detach());
+            return Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?);
+        }
+        let unbiased = count as f64 / (count as f64 - 1.0);
+        if has_kernel(x) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype() {
+            let (y, Statistics { mean, variance }) = normalise(x, &weight, &bias, self.eps)?;
+            let tensor = |values: &[f64]| Tensor::from_slice(values, channels, x.device());
+            self.follow(&self.mean, &tensor(&mean)?, 1.0)?;
+            self.follow(&self.variance, &tensor(&variance)?, unbiased)?;
+            return Ok(y);
+        }
+        let mean = channel_means(x)?;
+        let variance = channel_means(&x.broadcast_sub(&spread(&mean, x.rank())?)?.sqr()?)?;
+        self.follow(&self.mean, &mean.detach(), 1.0)?;
+        self.follow(&self.variance, &variance.detach(), unbiased)?;
+        Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?)
     }
+
+    /// `running = (1 - momentum) * running + momentum * scale * batch`, in place.
+    fn follow(&self, running: &Tensor, batch: &Tensor, scale: f64) -> Result<()> {
+        let batch = batch.affine(self.momentum * scale, 0.0)?.to_dtype(running.dtype())?;
+        let next = running.detach().affine(1.0 - self.momentum, 0.0)?.add(&batch)?;
+        Ok(Var::from_tensor(running)?.set(&next)?)
+    }
+}
+
+/// The mean of each channel of `(batch, channels, ...)`.
+fn channel_means(x: &Tensor) -> candle_core::Result<Tensor> {
+    let mut dims: Vec<usize> = (0..x.rank()).collect();
+    dims.remove(1);
+    let count = x.elem_count() / x.dim(1)?.max(1);
+    x.sum(dims)?.affine(1.0 / count as f64, 0.0)
+}
+
+/// Values of channels, to be broadcast over `(batch, channels, ...)`.
+fn spread(values: &Tensor, rank: usize) -> candle_core::Result<Tensor> {
+    let mut dims = vec![1; rank];
+    dims[1] = values.elem_count();
+    values.reshape(dims)
+}
+
+/// The normalisation as candle's operators have it, differentiable in everything.
+fn composed(
+    x: &Tensor,
+    mean: &Tensor,
+    variance: &Tensor,
+    eps: f64,
+    weight: &Tensor,
+    bias: &Tensor,
+) -> candle_core::Result<Tensor> {
+    let deviation = variance.affine(1.0, eps)?.sqrt()?;
+    let scale = weight.div(&deviation)?;
+    x.broadcast_sub(&spread(mean, x.rank())?)?
+        .broadcast_mul(&spread(&scale, x.rank())?)?
+        .broadcast_add(&spread(bias, x.rank())?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::random::Stream;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
+    use candle_nn::ModuleT;
 
     /// The layer against candle-nn's own, which is composed of plain operators: output, running statistics
     /// and all three gradients, on two steps in a row.
@@ -212,7 +221,15 @@ mod tests {
             };
             let (plain, plain_weight, plain_bias) = make()?;
             let (inner, weight, bias) = make()?;
-            let layer = BatchNorm(inner);
+            let running = Running {
+                name: "bn".into(),
+                mean: inner.running_mean().clone(),
+                variance: inner.running_var().clone(),
+                eps: 1e-5,
+                momentum: 0.1,
+            };
+            let affine = Some((weight.as_tensor().clone(), bias.as_tensor().clone()));
+            let layer = BatchNorm { running, affine };
             for step in 0..2 {
                 let x = Stream::new(2, "x", step).normal(shape.clone(), DType::F64, &device)?;
                 let (x, x_plain) = (Var::from_tensor(&x)?, Var::from_tensor(&x)?);
@@ -232,8 +249,8 @@ mod tests {
                     let ours = gradients.get(ours).expect("tracked");
                     close(ours, gradients_plain.get(theirs).expect("tracked"))?;
                 }
-                close(layer.0.running_mean(), plain.running_mean())?;
-                close(layer.0.running_var(), plain.running_var())?;
+                close(&layer.running.mean, plain.running_mean())?;
+                close(&layer.running.variance, plain.running_var())?;
             }
         }
         Ok(())

@@ -1,95 +1,68 @@
-//! The fully connected layer with its bias in one pass.
+//! The fully connected layer.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder, init::DEFAULT_KAIMING_NORMAL};
 
-use super::{has_kernel, matmul, matmul_nt, matmul_tn};
-use crate::kernels::matmul::{Matrix, product_nt};
-use crate::kernels::reduce::sum_rows;
-use crate::kernels::{Real, for_real, slice};
+use super::name;
+use crate::error::{Error, Result};
+use crate::second_order::{Layer, Traced};
 
-/// `x Wᵀ + b`: x (batch, in), weight (out, in), bias (out,) -> (batch, out).
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let Some(bias) = bias else {
-        return matmul_nt(x, weight);
-    };
-    if has_kernel(x) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype() {
-        x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
-    } else {
-        matmul_nt(x, weight)?.broadcast_add(bias)
-    }
+/// `x Wᵀ + b` on `(batch, ..., in_features)`, with parameters `weight` `(out_features, in_features)` and `bias`
+/// `(out_features,)`.
+///
+/// ```
+/// use wgan::layers::Linear;
+/// # fn main() -> wgan::Result<()> {
+/// let build = wgan::ModelBuilder::new(0);
+/// # struct Wrapped(Linear);
+/// # impl wgan::Critic for Wrapped {
+/// #     fn forward(&self, x: &wgan::Traced) -> wgan::Result<wgan::Traced> { x.apply(&self.0) }
+/// # }
+/// let critic = build.critic(|vb| Ok(Wrapped(Linear::new(2, 1, vb.pp("fc"))?)))?;
+/// let names: Vec<_> = critic.parameters().trained().map(|(name, _)| name).collect();
+/// assert_eq!(names, ["fc.bias", "fc.weight"]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Linear {
+    pub(super) name: String,
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Tensor>,
 }
-
-struct Linear;
 
 impl Linear {
-    fn run<T: Real>(
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        (bias, bias_layout): (&CpuStorage, &Layout),
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, inputs) = x_layout.shape().dims2()?;
-        let (outputs, weight_inputs) = weight_layout.shape().dims2()?;
-        if inputs != weight_inputs || bias_layout.shape().dims() != [outputs] {
-            candle_core::bail!(
-                "linear layer with weight {:?} and bias {:?}: got input {:?}, expected (batch, {weight_inputs})",
-                weight_layout.shape(),
-                bias_layout.shape(),
-                x_layout.shape(),
-            )
+    /// A layer with a bias whose parameters are taken from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for a size of 0; candle's if a parameter cannot be made.
+    pub fn new(in_features: usize, out_features: usize, vb: VarBuilder) -> Result<Self> {
+        let layer = Self::no_bias(in_features, out_features, vb.clone())?;
+        let bound = 1.0 / (in_features as f64).sqrt();
+        let bias =
+            vb.get_with_hints(out_features, "bias", Init::Uniform { lo: -bound, up: bound })?;
+        Ok(Self { bias: Some(bias), ..layer })
+    }
+
+    /// A layer without a bias.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn no_bias(in_features: usize, out_features: usize, vb: VarBuilder) -> Result<Self> {
+        let name = name("Linear", &vb);
+        for (what, size) in [("in_features", in_features), ("out_features", out_features)] {
+            if size == 0 {
+                return Err(Error::config(format!("{what} of {name}"), size, "1 or more"));
+            }
         }
-        let x = Matrix::new(slice::<T>(x, x_layout)?, batch, inputs);
-        let weight = Matrix::new(slice::<T>(weight, weight_layout)?, outputs, inputs);
-        let out = product_nt(x, weight, Some(slice::<T>(bias, bias_layout)?));
-        Ok((T::to_cpu_storage_owned(out), Shape::from((batch, outputs))))
+        let shape = (out_features, in_features);
+        let weight = vb.get_with_hints(shape, "weight", DEFAULT_KAIMING_NORMAL)?;
+        Ok(Self { name, weight, bias: None })
     }
 }
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        for_real!(x, T => Self::run::<T>((x, x_layout), (weight, weight_layout), (bias, bias_layout)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let for_x = x.track_op().then(|| matmul(g, &weight.detach())).transpose()?;
-        let for_weight = weight.track_op().then(|| matmul_tn(g, &x.detach())).transpose()?;
-        let for_bias =
-            bias.track_op().then(|| g.contiguous()?.apply_op1_no_bwd(&SumRows)).transpose()?;
-        Ok((for_x, for_weight, for_bias))
-    }
-}
-
-/// (rows, columns) -> (columns,)
-struct SumRows;
-
-impl CustomOp1 for SumRows {
-    fn name(&self) -> &'static str {
-        "sum-rows"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, columns) = layout.shape().dims2()?;
-        for_real!(x, T => {
-            let sums = sum_rows(slice::<T>(x, layout)?, columns);
-            Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(sums), Shape::from(columns)))
-        })
+impl Layer for Linear {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        x.linear(&self.weight, self.bias.as_ref(), &self.name)
     }
 }

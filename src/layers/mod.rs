@@ -1,38 +1,127 @@
-//! Differentiable operations on candle tensors that candle lacks, gets wrong or computes slowly.
+//! The layers that the field's generators and critics are made of.
 //!
-//! Each function here behaves like a candle operation: it takes and returns tensors and takes part in candle's
-//! `backward`. On the CPU it runs a kernel of this crate; on other devices it is composed of candle's own
-//! operators. Contiguous `f32` and `f64` are the fast path; anything else candle can hold is made contiguous or
-//! composed.
+//! Each takes its parameters from a candle `VarBuilder` under PyTorch's names and works on both kinds of tensor: on
+//! [`Traced`](crate::Traced) ones in a critic, exact to the second order, and on plain candle tensors in a generator, as a
+//! candle `Module`. An error names the layer by its path, such as `block1.conv2`.
+//!
+//! ```
+//! use candle_core::Tensor;
+//! use candle_nn::VarBuilder;
+//! use wgan::layers::{AvgPool2d, Conv2d, Conv2dConfig, GroupNorm};
+//! use wgan::{Critic, ModelBuilder, Result, Traced};
+//!
+//! struct Down {
+//!     norm: GroupNorm,
+//!     conv: Conv2d,
+//! }
+//!
+//! impl Down {
+//!     fn new(vb: VarBuilder) -> Result<Self> {
+//!         let same = Conv2dConfig { padding: 1.into(), ..Default::default() };
+//!         Ok(Self {
+//!             norm: GroupNorm::per_sample(3, vb.pp("norm"))?,
+//!             conv: Conv2d::new(3, 8, 3, same, vb.pp("conv"))?,
+//!         })
+//!     }
+//! }
+//!
+//! impl Critic for Down {
+//!     fn forward(&self, images: &Traced) -> Result<Traced> {
+//!         let x = images.apply(&self.norm)?.relu()?.apply(&self.conv)?.apply(&AvgPool2d::new(2))?;
+//!         x.mean((1, 2, 3))
+//!     }
+//! }
+//!
+//! # fn main() -> Result<()> {
+//! let critic = ModelBuilder::new(0).critic(Down::new)?;
+//! let images = Tensor::zeros((4, 3, 8, 8), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+//! assert_eq!(critic.model().scores(&images)?.dims(), [4]);
+//! // The same layer on a plain tensor.
+//! assert_eq!(images.apply(&critic.model().conv)?.dims(), [4, 8, 8, 8]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | layer | PyTorch's | what it avoids in candle 0.11 |
+//! |---|---|---|
+//! | [`Linear`] | `Linear` | a copy of the transposed weight gradient, a pass of its own for the bias |
+//! | [`Conv2d`], [`ConvTranspose2d`] | the same | one number for both dimensions; a wrong gradient where stride and size leave an unequal rest in height and width; slow paths without a matrix product |
+//! | [`LayerNorm`] | the same | candle-nn's cuts the graph, silently, on contiguous input, and takes one dimension only |
+//! | [`GroupNorm`], [`InstanceNorm2d`] | the same | candle-nn's `GroupNorm` hides its parameters, and there is no instance normalisation |
+//! | [`BatchNorm`] | `BatchNorm1d`, `BatchNorm2d` | ten passes over memory; a division by zero for one value a channel |
+//! | [`ConditionalBatchNorm`] | - | absent |
+//! | [`PReLU`], [`Activation`] | the same | slope 1 at 0 for ReLU, (1 + slope) / 2 for leaky ReLU; PyTorch's are 0 and slope |
+//! | [`AvgPool2d`] | the same | one that takes only windows that do not overlap |
+//! | [`UpsampleNearest2d`] | `Upsample(mode="nearest")` | a gradient that overwrites another: wrong in every residual generator |
+//! | [`PixelShuffle`] | the same | - |
+//! | [`SpectralNorm`] | `utils.spectral_norm` | absent |
 
 mod activation;
 mod batch_norm;
-mod finite;
-mod function;
-mod gradient_probe;
-pub(crate) mod in_place;
+mod conditional_batch_norm;
+mod convolution;
 mod linear;
-mod product;
+mod norm;
+mod one_hot;
+mod pool;
+mod spectral_norm;
 
-pub(crate) use activation::{activate, activate_gradient};
+pub use activation::{Activation, PReLU};
 pub use batch_norm::BatchNorm;
-pub(crate) use finite::first_non_finite;
-pub use function::Activation;
-pub(crate) use gradient_probe::GradientProbe;
-pub(crate) use linear::linear;
-pub(crate) use product::{matmul, matmul_nt, matmul_tn};
+pub use conditional_batch_norm::ConditionalBatchNorm;
+pub use convolution::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Size};
+pub use linear::Linear;
+pub use norm::{GroupNorm, InstanceNorm2d, LayerNorm};
+pub(crate) use one_hot::{check_labels, one_hot};
+pub use pool::{AvgPool2d, PixelShuffle, UpsampleNearest2d};
+pub use spectral_norm::{Normalised, SpectralNorm};
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
 
-/// What a tensor that [`has_kernel`] is stored in.
-fn on_cpu(storage: &Storage) -> Result<&CpuStorage> {
-    match storage {
-        Storage::Cpu(storage) => Ok(storage),
-        _ => candle_core::bail!("expected a tensor on the CPU"),
+use crate::error::Result;
+use crate::second_order::{Layer, Traced};
+
+/// What errors call a layer: its path in the model, or its kind where it has none.
+fn name(kind: &str, vb: &VarBuilder) -> String {
+    match vb.prefix() {
+        path if path.is_empty() => kind.to_owned(),
+        path => format!("{path} ({kind})"),
     }
 }
 
-/// Whether this crate's kernels take the tensor.
-fn has_kernel(x: &Tensor) -> bool {
-    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+/// Applies a layer to a plain tensor, for generators.
+fn plain(layer: &impl Layer, x: &Tensor) -> candle_core::Result<Tensor> {
+    let result: Result<Traced> = layer.forward(&Traced::untracked(x));
+    result.map(|y| y.value().clone()).map_err(crate::Error::into_candle)
+}
+
+/// Makes candle `Module`s of layers.
+macro_rules! impl_module {
+    ($($layer:ty),* $(,)?) => {
+        $(impl candle_core::Module for $layer {
+            fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+                plain(self, x)
+            }
+        })*
+    };
+}
+impl_module!(
+    Activation,
+    PReLU,
+    Linear,
+    Conv2d,
+    ConvTranspose2d,
+    LayerNorm,
+    GroupNorm,
+    InstanceNorm2d,
+    AvgPool2d,
+    UpsampleNearest2d,
+    PixelShuffle,
+);
+
+impl<L: Normalised> candle_core::Module for SpectralNorm<L> {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        plain(self, x)
+    }
 }

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use crate::critic::Critic;
 use crate::error::{Error, Result};
-use crate::layers::in_place;
+use crate::ops::in_place;
 use crate::parameters::Parameters;
 
 /// The Lipschitz strategy.

@@ -64,7 +64,8 @@ pub struct Snapshot<'a> {
 
 /// What an observer may ask of the models. Nothing in it changes a run.
 pub trait Models {
-    /// Draws from the generator in evaluation mode: latent points `(batch, latent)` to samples.
+    /// Draws from the generator in evaluation mode: latent points `(batch, latent)` to samples, of each class in turn where
+    /// it has classes.
     ///
     /// # Errors
     /// Whatever the generator's forward pass returns.

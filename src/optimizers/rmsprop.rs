@@ -6,7 +6,7 @@ use candle_core::{Var, backprop::GradStore};
 
 use super::{Optimizer, state, with_gradients};
 use crate::error::Result;
-use crate::layers::in_place::{self, Descent};
+use crate::ops::in_place::{self, Descent};
 use crate::parameters::Parameters;
 
 /// RMSProp without momentum, not centred:

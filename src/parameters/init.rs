@@ -39,7 +39,10 @@ impl InitScheme {
         weight: Option<&Shape>,
         (dtype, device): (DType, &Device),
     ) -> Result<Tensor> {
-        let leaf = name.rsplit('.').next().unwrap_or(name);
+        let leaf = match name.rsplit('.').next().unwrap_or(name) {
+            "weight_orig" => "weight", // under spectral normalisation
+            leaf => leaf,
+        };
         let fan_in = |shape: &Shape| FanInOut::FanIn.for_shape(shape).max(1) as f64;
         let host = &Device::Cpu;
         let default_weight =

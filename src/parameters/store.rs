@@ -14,8 +14,8 @@ use crate::random::Stream;
 
 /// The named tensors of a model, in the order of their names: those that are trained, and buffers.
 ///
-/// A buffer is a tensor that a layer updates by itself: its name ends in `running_mean` or `running_var`, as
-/// PyTorch has it.
+/// A buffer is a tensor that a layer updates by itself: its name ends in `running_mean` or `running_var` (batch
+/// normalisation), or in `weight_u` or `weight_v` (spectral normalisation), as PyTorch has it.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters {
     trained: BTreeMap<String, Var>,
@@ -146,6 +146,14 @@ impl FromIterator<(String, Var)> for Parameters {
 }
 
 pub(crate) fn is_buffer(name: &str) -> bool {
+    matches!(
+        name.rsplit('.').next(),
+        Some("running_mean" | "running_var" | "weight_u" | "weight_v")
+    )
+}
+
+/// Whether a tensor holds the statistics of batches, which only batch normalisation keeps.
+pub(crate) fn is_statistic(name: &str) -> bool {
     matches!(name.rsplit('.').next(), Some("running_mean" | "running_var"))
 }
 
@@ -192,9 +200,11 @@ impl Seeded {
             }
             return Ok(var.as_tensor().clone());
         }
-        let sibling = name.strip_suffix("bias").map(|prefix| format!("{prefix}weight"));
-        let weight =
-            sibling.and_then(|sibling| tensors.get(&sibling)).map(|var| var.shape().clone());
+        let sibling = |leaf: &str| {
+            name.strip_suffix("bias").and_then(|prefix| tensors.get(&format!("{prefix}{leaf}")))
+        };
+        let weight = sibling("weight").or_else(|| sibling("weight_orig"));
+        let weight = weight.map(|var| var.shape().clone());
         let mut stream = Stream::new(self.seed, &format!("parameter/{}/{name}", self.role), 0);
         let value =
             self.scheme.draw(&mut stream, name, shape, hint, weight.as_ref(), (dtype, device))?;
@@ -213,10 +223,7 @@ impl SimpleBackend for Seeded {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        self.make(&shape, name, hint, dtype, device).map_err(|error| match error {
-            Error::Candle(error) => error,
-            other => candle_core::Error::wrap(other),
-        })
+        self.make(&shape, name, hint, dtype, device).map_err(Error::into_candle)
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {

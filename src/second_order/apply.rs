@@ -1,16 +1,17 @@
 //! Layers on traced tensors: candle-nn's own, and anybody's.
 
+use candle_core::Tensor;
 use candle_nn::{Activation, BatchNorm, LayerNorm, Linear, ModuleT, PReLU, RmsNorm};
 
 use super::Traced;
 use crate::error::{Error, Result};
-use crate::layers;
 
 /// Something that a critic applies to a traced tensor.
 ///
-/// It is implemented for candle-nn's `Linear`, `Conv1d`, `Conv2d`, `ConvTranspose2d`, `LayerNorm`, `RmsNorm`, `BatchNorm`,
-/// `PReLU` and `Activation`, for [`layers::Activation`], and for every closure from [`Traced`] to [`Traced`]; implement it
-/// for a layer of your own. (Candle-nn's `GroupNorm` keeps its parameters to itself and cannot be traced.)
+/// It is implemented for all of this crate's [`layers`](crate::layers), for candle-nn's `Linear`, `Conv1d`, `Conv2d`,
+/// `ConvTranspose2d`, `LayerNorm`, `RmsNorm`, `BatchNorm`, `PReLU` and `Activation`, and for every closure from [`Traced`]
+/// to [`Traced`]; implement it for a layer of your own. (Candle-nn's `GroupNorm` keeps its parameters to itself and cannot
+/// be traced; [`layers::GroupNorm`](crate::layers::GroupNorm) can.)
 pub trait Layer {
     /// Applies the layer.
     ///
@@ -29,6 +30,19 @@ impl Traced {
     }
 }
 
+impl Traced {
+    /// Applies a batch normalisation, for which no gradient of a sample's own can be pulled back.
+    pub(crate) fn batch_norm(
+        &self,
+        forward: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Self> {
+        if self.is_tracked() {
+            return Err(Error::BatchNormUnderPenalty { shape: self.dims().to_vec() });
+        }
+        Ok(self.unrecorded(forward(self.value())?))
+    }
+}
+
 impl<F: Fn(&Traced) -> Result<Traced>> Layer for F {
     fn forward(&self, x: &Traced) -> Result<Traced> {
         self(x)
@@ -37,7 +51,8 @@ impl<F: Fn(&Traced) -> Result<Traced>> Layer for F {
 
 impl Layer for Linear {
     fn forward(&self, x: &Traced) -> Result<Traced> {
-        x.linear(self.weight(), self.bias())
+        let layer = format!("a linear layer with weight {:?}", self.weight().dims());
+        x.linear(self.weight(), self.bias(), &layer)
     }
 }
 
@@ -68,9 +83,6 @@ impl Layer for RmsNorm {
 /// layer does not say all of how it was configured, so it cannot be rebuilt on detached ones.
 impl Layer for BatchNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
-        if x.is_tracked() {
-            return Err(Error::BatchNormUnderPenalty { shape: x.dims().to_vec() });
-        }
         // The batch and all positions of a channel; candle divides by their number less one.
         let count: usize =
             x.dims().iter().enumerate().map(|(d, &n)| if d == 1 { 1 } else { n }).product();
@@ -81,41 +93,14 @@ impl Layer for BatchNorm {
                 expected: "more than one value a channel, or the variance is not defined".into(),
             });
         }
-        Ok(x.unrecorded(self.forward_t(x.value(), true)?))
+        x.batch_norm(|value| Ok(self.forward_t(value, true)?))
     }
 }
 
 /// `max(x, 0) + weight * min(x, 0)` with one weight for all or for each channel (dimension 1).
 impl Layer for PReLU {
     fn forward(&self, x: &Traced) -> Result<Traced> {
-        let weight = x.parameter(self.weight());
-        let weight = if self.is_scalar() {
-            weight.reshape(())?
-        } else {
-            let mut dims = vec![1; x.dims().len()];
-            match (dims.get_mut(1), x.dims().get(1), self.weight().elem_count()) {
-                (Some(dim), Some(&channels), weights) if channels == weights => *dim = weights,
-                (_, _, weights) => {
-                    return Err(Error::Shape {
-                        what: format!("the input of a PReLU with {weights} weights"),
-                        got: x.dims().to_vec(),
-                        expected: format!("(batch, {weights}, ...)"),
-                    });
-                }
-            }
-            weight.reshape(dims)?
-        };
-        let negative = x.sub(&x.relu()?)?;
-        x.relu()?.add(&negative.broadcast_mul(&weight)?)
-    }
-}
-
-impl Layer for layers::Activation {
-    fn forward(&self, x: &Traced) -> Result<Traced> {
-        match self.function() {
-            Some(function) => x.function(function),
-            None => Ok(x.clone()),
-        }
+        x.prelu(self.weight(), "a PReLU")
     }
 }
 

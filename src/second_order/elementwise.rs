@@ -4,9 +4,8 @@ use candle_core::Tensor;
 
 use super::Traced;
 use super::traced::PullBack;
-use crate::error::Result;
-use crate::kernels::activation::Function;
-use crate::layers::{activate, activate_gradient};
+use crate::error::{Error, Result};
+use crate::ops::{Function, activate, activate_gradient};
 
 /// Sums a gradient over the dimensions along which an operand of this shape was broadcast.
 pub(super) fn sum_to(gradient: &Tensor, dims: &[usize]) -> candle_core::Result<Tensor> {
@@ -236,7 +235,28 @@ impl Traced {
         self.function(Function::Silu)
     }
 
-    pub(super) fn function(&self, function: Function) -> Result<Self> {
+    /// `max(x, 0) + weight * min(x, 0)` with a weight `(1,)` for all or `(channels,)` for dimension 1.
+    pub(crate) fn prelu(&self, weight: &Tensor, layer: &str) -> Result<Self> {
+        let count = weight.elem_count();
+        let dims: Vec<usize> = match self.dims() {
+            _ if count == 1 => Vec::new(),
+            [_, channels, rest @ ..] if *channels == count => {
+                [&[1, count], vec![1; rest.len()].as_slice()].concat()
+            }
+            got => {
+                return Err(Error::Shape {
+                    what: format!("the input of {layer} with {count} weights"),
+                    got: got.to_vec(),
+                    expected: format!("(batch, {count}, ...)"),
+                });
+            }
+        };
+        let weight = self.parameter(weight).reshape(dims)?;
+        let positive = self.relu()?;
+        positive.add(&self.sub(&positive)?.broadcast_mul(&weight)?)
+    }
+
+    pub(crate) fn function(&self, function: Function) -> Result<Self> {
         let x = self.value().clone();
         let value = activate(function, &x)?;
         Ok(self.unary(value, move |g| activate_gradient(function, g, &x)))

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::Traced;
 use super::traced::PullBack;
 use crate::error::Result;
-use crate::layers;
+use crate::ops;
 
 impl Traced {
     /// Matrix product of `(..., m, k)` and `(..., k, n)`.
@@ -15,25 +15,32 @@ impl Traced {
     pub fn matmul(&self, other: &Self) -> Result<Self> {
         let (a, b) = (self.value().clone(), other.value().clone());
         let flat = a.rank() == 2 && b.rank() == 2;
-        let value = if flat { layers::matmul(&a, &b)? } else { a.matmul(&b)? };
+        let value = if flat { ops::matmul(&a, &b)? } else { a.matmul(&b)? };
         // Candle's batched product takes a transposed operand, but not one turned in any other way.
         let batched = |a: &Tensor, b: &Tensor| a.contiguous()?.matmul(&b.contiguous()?);
         let turned = |t: &Tensor| t.transpose(t.rank() - 2, t.rank() - 1);
         let for_a = {
             let b = b.clone();
             move |g: &Tensor| {
-                if flat { layers::matmul_nt(g, &b) } else { batched(g, &turned(&b)?) }
+                if flat { ops::matmul_nt(g, &b) } else { batched(g, &turned(&b)?) }
             }
         };
         let for_b = move |g: &Tensor| {
-            if flat { layers::matmul_tn(&a, g) } else { batched(&turned(&a)?, g) }
+            if flat { ops::matmul_tn(&a, g) } else { batched(&turned(&a)?, g) }
         };
         let (for_a, for_b): (PullBack, PullBack) = (Box::new(for_a), Box::new(for_b));
         Ok(Self::from_operands(value, [(self, for_a), (other, for_b)]))
     }
 
     /// `x Wᵀ + b` for `(..., in)`, a weight `(out, in)` and a bias `(out,)`.
-    pub(super) fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+    ///
+    /// `layer` is what an error calls it.
+    pub(crate) fn linear(
+        &self,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        layer: &str,
+    ) -> Result<Self> {
         let weight = self.weight(weight);
         let bias = bias.map(|bias| self.weight(bias));
         let (outputs, inputs) = weight.dims2()?;
@@ -44,7 +51,7 @@ impl Traced {
             }
             _ => {
                 return Err(crate::Error::Shape {
-                    what: format!("the input of a linear layer with weight ({outputs}, {inputs})"),
+                    what: format!("the input of {layer}"),
                     got: dims,
                     expected: format!("(batch, {inputs})"),
                 });
@@ -52,9 +59,9 @@ impl Traced {
         };
         out_dims.push(outputs);
         let flat = self.value().reshape((rows, inputs))?;
-        let value = layers::linear(&flat, &weight, bias.as_ref())?.reshape(out_dims)?;
+        let value = ops::linear(&flat, &weight, bias.as_ref())?.reshape(out_dims)?;
         Ok(self.unary(value, move |g| {
-            layers::matmul(&g.reshape((rows, outputs))?, &weight)?.reshape(dims.as_slice())
+            ops::matmul(&g.reshape((rows, outputs))?, &weight)?.reshape(dims.as_slice())
         }))
     }
 }

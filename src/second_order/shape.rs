@@ -62,6 +62,19 @@ impl Traced {
         Ok(self.unary(self.value().transpose(a, b)?, move |g| g.transpose(a, b)))
     }
 
+    /// The dimensions in another order: `permute(&[0, 2, 3, 1])` makes `(batch, height, width, channels)`.
+    ///
+    /// # Errors
+    /// Candle's where `order` does not name each dimension once.
+    pub fn permute(&self, order: &[usize]) -> Result<Self> {
+        let value = self.value().permute(order)?;
+        let mut back = vec![0; order.len()];
+        for (to, &from) in order.iter().enumerate() {
+            back[from] = to;
+        }
+        Ok(self.unary(value, move |g| g.permute(back.as_slice())))
+    }
+
     /// `len` elements of a dimension, from `start` on.
     ///
     /// # Errors

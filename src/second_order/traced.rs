@@ -125,7 +125,7 @@ impl Traced {
 
     /// The tensor as this forward pass sees it: detached where parameters are constants.
     #[must_use]
-    pub(super) fn weight(&self, tensor: &Tensor) -> Tensor {
+    pub(crate) fn weight(&self, tensor: &Tensor) -> Tensor {
         if self.is_frozen() { tensor.detach() } else { tensor.clone() }
     }
 

@@ -3,12 +3,12 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::WganTrainer;
-use crate::critic::Critic;
+use crate::critic::{Critic, given};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::generator::Generator;
-use crate::losses::Batching;
-use crate::parameters::Parameters;
+use crate::generator::{Generator, generate, labels_in_turn};
+use crate::layers;
+use crate::parameters::{Parameters, is_statistic};
 
 /// The device and the type that both models share.
 pub(super) fn common_place(generator: &Parameters, critic: &Parameters) -> Result<(Device, DType)> {
@@ -48,16 +48,51 @@ pub(super) fn tracked(fake: Tensor) -> Result<Tensor> {
     })
 }
 
+/// The number of classes that both models share.
+pub(super) fn common_classes(
+    generator: &dyn Generator,
+    critic: &dyn Critic,
+) -> Result<Option<usize>> {
+    let name = |classes: Option<usize>| classes.map_or("none".into(), |n| n.to_string());
+    let (generator, critic) = (generator.classes(), critic.classes());
+    if generator != critic || generator == Some(0) {
+        let value = format!("{} (generator) and {} (critic)", name(generator), name(critic));
+        let expected = "the same number for both, 1 or more, or none for both";
+        return Err(Error::config("the pair's number of classes", value, expected));
+    }
+    Ok(generator)
+}
+
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
+    /// Holds the data to have a label below the number of classes for each sample, where the models ask for them.
+    pub(super) fn check_labels<D: Dataset + ?Sized>(&self, data: &D) -> Result<()> {
+        let Some(classes) = self.classes else {
+            return Ok(());
+        };
+        const AT_ONCE: usize = 1 << 16;
+        for first in (0..data.len()).step_by(AT_ONCE) {
+            let indices: Vec<usize> =
+                (first..data.len().min(first.saturating_add(AT_ONCE))).collect();
+            let Some(labels) = data.label_batch(&indices)? else {
+                let expected =
+                    format!("a label below {classes} for each sample: the models are conditional");
+                return Err(Error::config("the data set's labels", "absent", expected));
+            };
+            layers::check_labels(&labels, indices.len(), classes)?;
+        }
+        Ok(())
+    }
+
     /// Runs both models once on samples of the data's shape, without leaving a trace in them.
     pub(super) fn check_models<D: Dataset + ?Sized>(&self, data: &D) -> Result<()> {
         let batch = self.config.batch_size;
         let samples = [&[batch], data.sample_shape()].concat();
 
         let latent = self.latent("latent/check", 0, batch)?;
-        let generator = &self.generator;
+        let labels = labels_in_turn(self.generator.model(), 0, batch)?;
+        let (generator, labels) = (&self.generator, labels.as_ref());
         let fake = (generator.parameters())
-            .keeping_buffers(|| generator.model().forward(&latent, true))?;
+            .keeping_buffers(|| generate(generator.model(), &latent, labels, true))?;
         if fake.dims() != samples {
             return Err(Error::Shape {
                 what: format!("the generator's output for {batch} latent points"),
@@ -72,15 +107,18 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 expected: format!("{:?}, as its parameters are", self.dtype),
             });
         }
-        if self.config.lipschitz.penalises() && self.batching == Batching::Apart {
+        // A critic of candle's own layers inside `ModuleCritic` cannot notice it by itself.
+        let mut buffers = self.critic.parameters().buffers();
+        if self.config.lipschitz.penalises() && buffers.any(|(name, _)| is_statistic(name)) {
             return Err(Error::BatchNormUnderPenalty { shape: samples });
         }
         let samples = tracked(fake)?.detach();
+        let critic = given(self.critic.model(), labels);
         self.critic.parameters().keeping_buffers(|| {
             if self.config.lipschitz.penalises() {
-                self.critic.model().scores_and_gradient(&samples).map(drop)
+                critic.scores_and_gradient(&samples).map(drop)
             } else {
-                self.critic.model().scores(&samples).map(drop)
+                critic.scores(&samples).map(drop)
             }
         })
     }

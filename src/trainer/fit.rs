@@ -9,7 +9,7 @@ use super::{CriticReport, WganTrainer};
 use crate::critic::Critic;
 use crate::data::{Dataset, Loader};
 use crate::error::{Error, Result};
-use crate::generator::Generator;
+use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::{History, Record};
 use crate::network::Network;
 use crate::observers::{Every, Models, Snapshot};
@@ -29,6 +29,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let mut batches = Loader::new(data, self.config.batch_size, self.config.seed)?;
         batches.seek(self.critic_steps);
         self.check_models(data)?;
+        self.check_labels(data)?;
         data.ensure_finite()?;
         let total = self.generator_steps.saturating_add(self.config.generator_steps);
         self.start_observers(total)?;
@@ -42,7 +43,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 let draws = self.draw_critic(&mut batches)?;
                 critic = self.critic_step(&draws)?;
             }
-            let generator = self.generator_step(&self.draw_generator()?)?;
+            let generator = self.generator_step(self.draw_generator()?)?;
             self.history.push(Record {
                 step: self.generator_steps,
                 wasserstein_estimate: critic.wasserstein_estimate,
@@ -105,7 +106,8 @@ struct View<'a, G, C> {
 
 impl<G: Generator, C: Critic> Models for View<'_, G, C> {
     fn generate(&self, latent: &Tensor) -> Result<Tensor> {
-        Ok(self.generator.model().forward(latent, false)?.detach())
+        let labels = labels_in_turn(self.generator.model(), 0, latent.dim(0)?)?;
+        Ok(generate(self.generator.model(), latent, labels.as_ref(), false)?.detach())
     }
 
     fn latent_dim(&self) -> usize {

@@ -5,21 +5,21 @@ mod draws;
 mod fit;
 mod report;
 
-pub use draws::CriticDraws;
+pub use draws::{CriticDraws, GeneratorDraws};
 use report::finite_gradients;
 pub use report::{CriticReport, GeneratorReport};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::config::TrainConfig;
-use crate::critic::Critic;
+use crate::critic::{Critic, given};
 use crate::error::{Error, Result};
-use crate::generator::Generator;
+use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
-use crate::layers::GradientProbe;
 use crate::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
 use crate::network::Network;
 use crate::observers::{Every, Observer};
+use crate::ops::GradientProbe;
 use crate::optimizers::Optimizer;
 
 /// Trains a Wasserstein GAN: `n_critic` critic steps, then one generator step, over and over.
@@ -65,6 +65,7 @@ pub struct WganTrainer<G, C> {
     device: Device,
     dtype: DType,
     batching: Batching,
+    classes: Option<usize>,
     history: History,
     generator_steps: u64,
     critic_steps: u64,
@@ -76,12 +77,13 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a setting outside its range or a model without
     /// parameters; [`Error::DeviceMismatch`](crate::Error::DeviceMismatch) and
-    /// [`Error::DType`](crate::Error::DType) for models that do not fit together.
+    /// [`Error::DType`](crate::Error::DType) for models that do not fit together, such as a conditional one and one that is not.
     pub fn new(generator: Network<G>, critic: Network<C>, config: TrainConfig) -> Result<Self> {
         config.check()?;
         let (device, dtype) = checks::common_place(generator.parameters(), critic.parameters())?;
         Ok(Self {
             batching: Batching::for_critic(critic.parameters()),
+            classes: checks::common_classes(generator.model(), critic.model())?,
             generator_optimizer: config.generator_optimizer.build(),
             critic_optimizer: config.critic_optimizer.build(),
             generator,
@@ -109,12 +111,13 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
     /// finite; those of the models and the optimiser.
     pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
-        let (critic, lipschitz) = (self.critic.model(), self.config.lipschitz);
-        let real = &draws.real;
-        let fake = self.generator.model().forward(&draws.latent, true)?.detach();
+        let CriticDraws { real, latent, epsilon, labels } = draws;
+        let (labels, lipschitz) = (labels.as_ref(), self.config.lipschitz);
+        let critic = given(self.critic.model(), labels);
+        let fake = generate(self.generator.model(), latent, labels, true)?.detach();
 
-        let estimate = wasserstein_estimate(critic, real, &fake, self.batching)?;
-        let penalty = lipschitz.penalty(critic, real, &fake, draws.epsilon.as_ref())?;
+        let estimate = wasserstein_estimate(&*critic, real, &fake, self.batching)?;
+        let penalty = lipschitz.penalty(&*critic, real, &fake, epsilon.as_ref())?;
         let loss = critic_loss(&estimate, penalty.as_ref())?;
         let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
         report.check(self.step(), &self.config)?;
@@ -128,15 +131,17 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     }
 
     /// One update of the generator: lines 9 to 11 of Algorithm 1, given the latent points of line 9,
-    /// `(batch, latent)`. The critic's parameters are constants in it.
+    /// `(batch, latent)`, and classes where the models have them. The critic's parameters are constants in it.
     ///
     /// # Errors
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
     /// finite; those of the models and the optimiser.
-    pub fn generator_step(&mut self, latent: &Tensor) -> Result<GeneratorReport> {
-        let probe = GradientProbe::default();
-        let fake = checks::tracked(self.generator.model().forward(latent, true)?)?;
-        let scores = self.critic.model().scores_frozen(&probe.attach(&fake)?)?;
+    pub fn generator_step(&mut self, draws: impl Into<GeneratorDraws>) -> Result<GeneratorReport> {
+        let GeneratorDraws { latent, labels } = draws.into();
+        let (labels, probe) = (labels.as_ref(), GradientProbe::default());
+        let critic = given(self.critic.model(), labels);
+        let fake = checks::tracked(generate(self.generator.model(), &latent, labels, true)?)?;
+        let scores = critic.scores_frozen(&probe.attach(&fake)?)?;
 
         let loss = generator_loss(&scores)?;
         let gradients = finite_gradients(
@@ -154,8 +159,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
 
     /// Draws samples `(count, ...)` from the generator in evaluation mode.
     ///
-    /// The latent points are those of the seed, the same at every call. Samples are made some hundred at a time, so
-    /// that the memory in use is little more than that of the result.
+    /// The latent points are those of the seed, the same at every call; a class-conditional generator makes each class in
+    /// turn. Samples are made some hundred at a time, so that the memory in use is little more than that of the result.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a count of 0; the generator's.
@@ -167,7 +172,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let batches = (0..count.div_ceil(AT_ONCE)).map(|i| {
             let size = AT_ONCE.min(count - i * AT_ONCE);
             let latent = self.latent("latent/samples", i as u64, size)?;
-            Ok(self.generator.model().forward(&latent, false)?.detach())
+            let labels = labels_in_turn(self.generator.model(), i * AT_ONCE, size)?;
+            Ok(generate(self.generator.model(), &latent, labels.as_ref(), false)?.detach())
         });
         Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
     }

@@ -5,8 +5,8 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::layers::{GradientProbe, first_non_finite};
 use crate::lipschitz::Lipschitz;
+use crate::ops::{GradientProbe, first_non_finite};
 use crate::parameters::Parameters;
 
 /// The figures of a critic step, taken before its update.

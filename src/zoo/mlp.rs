@@ -1,14 +1,16 @@
 //! Fully connected generator and critic: the MNIST recipe of most tutorials, as a configuration.
 
 use candle_core::Tensor;
-use candle_nn::{BatchNormConfig, Linear, VarBuilder};
+use candle_nn::{BatchNormConfig, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::critic::Critic;
 use crate::error::{Error, Result};
 use crate::generator::Generator;
-use crate::layers::{Activation, BatchNorm, linear};
+use crate::layers::{Activation, BatchNorm, Linear};
 use crate::second_order::Traced;
+use crate::zoo::condition::Condition;
+use crate::zoo::{check_samples, latent_batch};
 
 /// The settings of an [`MlpGenerator`].
 ///
@@ -21,6 +23,7 @@ use crate::second_order::Traced;
 /// | `batch_norm_eps` | 1e-5 | its epsilon. Many copies of the recipe have 0.8, a momentum by mistake |
 /// | `activation` | leaky ReLU 0.2 | after each hidden layer |
 /// | `output_activation` | tanh | after the last layer |
+/// | `classes` | none | a number, 1 or more, makes the generator class-conditional |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MlpGeneratorConfig {
@@ -38,6 +41,8 @@ pub struct MlpGeneratorConfig {
     pub activation: Activation,
     /// After the last layer.
     pub output_activation: Activation,
+    /// The number of classes, for a class-conditional generator.
+    pub classes: Option<usize>,
 }
 
 impl Default for MlpGeneratorConfig {
@@ -50,6 +55,7 @@ impl Default for MlpGeneratorConfig {
             batch_norm_eps: 1e-5,
             activation: Activation::LeakyRelu(0.2),
             output_activation: Activation::Tanh,
+            classes: None,
         }
     }
 }
@@ -71,6 +77,7 @@ pub struct MlpGenerator {
     hidden: Vec<(Linear, Option<BatchNorm>)>,
     output: Linear,
     config: MlpGeneratorConfig,
+    condition: Condition,
 }
 
 impl MlpGenerator {
@@ -86,10 +93,15 @@ impl MlpGenerator {
         config.activation.check()?;
         config.output_activation.check()?;
         let features = features(&config.sample_shape, "sample_shape")?;
-        let sizes = sizes(config.latent_dim, "latent_dim", &config.hidden, features)?;
+        let condition = Condition::new(config.classes)?;
+        if config.latent_dim == 0 {
+            return Err(Error::config("latent_dim", 0, "1 or more"));
+        }
+        let inputs = config.latent_dim.saturating_add(condition.width());
+        let sizes = sizes(inputs, "latent_dim", &config.hidden, features)?;
         let hidden = (1..sizes.len())
             .map(|i| {
-                let fc = candle_nn::linear(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}")))?;
+                let fc = Linear::new(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}")))?;
                 let norm = (config.batch_norm && i > 1)
                     .then(|| {
                         BatchNorm::new(
@@ -103,8 +115,23 @@ impl MlpGenerator {
             })
             .collect::<Result<Vec<_>>>()?;
         let last = sizes.len();
-        let output = candle_nn::linear(sizes[last - 1], features, vb.pp(format!("fc{last}")))?;
-        Ok(Self { hidden, output, config })
+        let output = Linear::new(sizes[last - 1], features, vb.pp(format!("fc{last}")))?;
+        Ok(Self { hidden, output, config, condition })
+    }
+
+    fn run(&self, latent: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
+        let batch = latent_batch(latent, self.config.latent_dim)?;
+        let mut x = self.condition.append(latent, labels)?;
+        for (fc, norm) in &self.hidden {
+            x = x.apply(fc)?;
+            if let Some(norm) = norm {
+                x = norm.forward_t(&x, train)?;
+            }
+            x = self.config.activation.forward(&x)?;
+        }
+        let x = x.apply(&self.output)?;
+        let shape: Vec<usize> = [&[batch], self.config.sample_shape.as_slice()].concat();
+        Ok(self.config.output_activation.forward(&x)?.reshape(shape)?)
     }
 }
 
@@ -114,27 +141,15 @@ impl Generator for MlpGenerator {
     }
 
     fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-        let batch = match latent.dims() {
-            &[batch, dim] if dim == self.config.latent_dim => batch,
-            got => {
-                return Err(Error::Shape {
-                    what: "the latent batch".into(),
-                    got: got.to_vec(),
-                    expected: format!("(batch, {})", self.config.latent_dim),
-                });
-            }
-        };
-        let mut x = latent.clone();
-        for (fc, norm) in &self.hidden {
-            x = linear(&x, fc.weight(), fc.bias())?;
-            if let Some(norm) = norm {
-                x = norm.forward_t(&x, train)?;
-            }
-            x = self.config.activation.forward(&x)?;
-        }
-        let x = linear(&x, self.output.weight(), self.output.bias())?;
-        let shape: Vec<usize> = [&[batch], self.config.sample_shape.as_slice()].concat();
-        Ok(self.config.output_activation.forward(&x)?.reshape(shape)?)
+        self.run(latent, None, train)
+    }
+
+    fn classes(&self) -> Option<usize> {
+        self.condition.classes()
+    }
+
+    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
+        self.run(latent, Some(labels), train)
     }
 }
 
@@ -145,6 +160,7 @@ impl Generator for MlpGenerator {
 /// | `sample_shape` | 1, 28, 28 | dimensions of one sample |
 /// | `hidden` | 512, 256 | sizes of the hidden layers, each 1 or more |
 /// | `activation` | leaky ReLU 0.2 | after each hidden layer |
+/// | `classes` | none | a number, 1 or more, makes the critic class-conditional |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MlpCriticConfig {
@@ -154,6 +170,8 @@ pub struct MlpCriticConfig {
     pub hidden: Vec<usize>,
     /// After each hidden layer.
     pub activation: Activation,
+    /// The number of classes, for a class-conditional critic.
+    pub classes: Option<usize>,
 }
 
 impl Default for MlpCriticConfig {
@@ -162,6 +180,7 @@ impl Default for MlpCriticConfig {
             sample_shape: vec![1, 28, 28],
             hidden: vec![512, 256],
             activation: Activation::LeakyRelu(0.2),
+            classes: None,
         }
     }
 }
@@ -181,6 +200,7 @@ pub struct MlpCritic {
     hidden: Vec<Linear>,
     output: Linear,
     config: MlpCriticConfig,
+    condition: Condition,
 }
 
 impl MlpCritic {
@@ -191,30 +211,38 @@ impl MlpCritic {
     pub fn new(config: MlpCriticConfig, vb: VarBuilder) -> Result<Self> {
         config.activation.check()?;
         let features = features(&config.sample_shape, "sample_shape")?;
-        let sizes = sizes(features, "sample_shape", &config.hidden, 1)?;
+        let condition = Condition::new(config.classes)?;
+        let inputs = features.saturating_add(condition.width());
+        let sizes = sizes(inputs, "sample_shape", &config.hidden, 1)?;
         let hidden = (1..sizes.len())
-            .map(|i| candle_nn::linear(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}"))))
-            .collect::<candle_core::Result<_>>()?;
+            .map(|i| Linear::new(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}"))))
+            .collect::<Result<_>>()?;
         let last = sizes.len();
-        let output = candle_nn::linear(sizes[last - 1], 1, vb.pp(format!("fc{last}")))?;
-        Ok(Self { hidden, output, config })
+        let output = Linear::new(sizes[last - 1], 1, vb.pp(format!("fc{last}")))?;
+        Ok(Self { hidden, output, config, condition })
+    }
+
+    fn run(&self, samples: &Traced, labels: Option<&Tensor>) -> Result<Traced> {
+        check_samples(samples, &self.config.sample_shape)?;
+        let mut x = self.condition.append_traced(&samples.flatten_from(1)?, labels)?;
+        for fc in &self.hidden {
+            x = x.apply(fc)?.apply(&self.config.activation)?;
+        }
+        x.apply(&self.output)
     }
 }
 
 impl Critic for MlpCritic {
     fn forward(&self, samples: &Traced) -> Result<Traced> {
-        if samples.dims().get(1..) != Some(self.config.sample_shape.as_slice()) {
-            return Err(Error::Shape {
-                what: "the critic's batch of samples".into(),
-                got: samples.dims().to_vec(),
-                expected: format!("(batch, then {:?})", self.config.sample_shape),
-            });
-        }
-        let mut x = samples.flatten_from(1)?;
-        for fc in &self.hidden {
-            x = x.apply(fc)?.apply(&self.config.activation)?;
-        }
-        x.apply(&self.output)
+        self.run(samples, None)
+    }
+
+    fn classes(&self) -> Option<usize> {
+        self.condition.classes()
+    }
+
+    fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
+        self.run(samples, Some(labels))
     }
 }
 

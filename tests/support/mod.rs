@@ -89,3 +89,40 @@ pub fn tensor_bits(tensor: &Tensor) -> Vec<u64> {
 pub fn normal(name: &str, shape: impl Into<Shape>, dtype: DType) -> Tensor {
     Stream::new(1, name, 0).normal(shape, dtype, &Device::Cpu).unwrap()
 }
+
+/// The draws of `tests/pytorch/draws.py`, bit for bit: uniform in [-1, 1), by name.
+pub fn draw(name: &str, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+    let shape = shape.into();
+    let values: Vec<f64> = (1..=shape.elem_count() as u64).map(|i| element(name, i)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+}
+
+/// The class labels of the same script.
+pub fn draw_classes(name: &str, count: usize, classes: usize) -> Tensor {
+    let label = |i| ((element(name, i) + 1.0) / 2.0 * classes as f64).floor() as u32;
+    Tensor::from_vec((1..=count as u64).map(label).collect::<Vec<_>>(), count, &Device::Cpu)
+        .unwrap()
+}
+
+fn element(name: &str, i: u64) -> f64 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let mut z = hash.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    (z >> 11) as f64 * (-52f64).exp2() - 1.0
+}
+
+/// The largest difference of two tensors relative to the largest element expected.
+pub fn relative_distance(got: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(got.dims(), expected.dims());
+    let (got, expected) =
+        (got.to_dtype(DType::F64).unwrap(), expected.to_dtype(DType::F64).unwrap());
+    let max = |t: &Tensor| t.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+    let difference: f64 = max(&got.sub(&expected).unwrap()).to_scalar().unwrap();
+    let size: f64 = max(&expected).to_scalar().unwrap();
+    assert!(!difference.is_nan());
+    if difference == 0.0 { 0.0 } else { difference / size.max(1e-3) }
+}

@@ -1,0 +1,248 @@
+//! What the examples share: flags, settings, the digits, and what a run leaves in its folder.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use clap::{Args, Command, Parser, ValueEnum};
+use serde::Serialize;
+use wgan::data::{TensorDataset, mnist};
+use wgan::observers::{
+    ConfigJson, Every, HistoryCsv, LearningCurve, Progress, SampleGrid, Weights,
+};
+use wgan::optimizers::OptimizerConfig;
+use wgan::{Critic, Generator, ModelBuilder, TrainConfig, WganTrainer, files};
+
+/// What an example does where no flag says otherwise.
+pub struct Defaults {
+    /// Folder for everything the run leaves behind.
+    pub out: &'static str,
+    pub lipschitz: Strategy,
+    pub clip: Tuning,
+    pub gp: Tuning,
+    pub div: Tuning,
+}
+
+/// What depends on the networks more than on the strategy.
+pub struct Tuning {
+    pub learning_rate: f64,
+    pub generator_steps: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Strategy {
+    Clip,
+    Gp,
+    Div,
+}
+
+#[derive(Args)]
+pub struct Flags {
+    /// How the critic is kept Lipschitz: weight clipping, gradient penalty or WGAN-div
+    #[arg(long, value_enum, required = false)]
+    lipschitz: Strategy,
+
+    /// Generator steps to train for
+    #[arg(long, value_name = "N")]
+    generator_steps: Option<u64>,
+
+    /// Images in each batch, real and generated
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch_size: usize,
+
+    /// Decides every random draw: the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Where to compute: cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "cpu")]
+    device: String,
+
+    /// Folder with the MNIST files, packed or not [default: data/mnist of the repository]; where the training images are
+    /// absent they are downloaded
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/mnist"), hide_default_value = true)]
+    data: PathBuf,
+
+    /// Folder for everything the run leaves behind
+    #[arg(long, value_name = "DIR", required = false)]
+    out: PathBuf,
+
+    /// Also write this many generated images, at most a million, to samples.safetensors
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    samples: Option<u64>,
+}
+
+/// Reads the flags, runs the example and prints its error, if any, in one line.
+pub fn main<A: Parser>(defaults: &Defaults, run: impl FnOnce(&A) -> Result<()>) -> ExitCode {
+    let mut matches = defaults.show(A::command()).get_matches();
+    let arguments = A::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Defaults {
+    /// Gives the flags these defaults, and `--help` their values.
+    fn show(&self, command: Command) -> Command {
+        let [clip, gp, div] = [&self.clip, &self.gp, &self.div].map(|tuned| tuned.generator_steps);
+        let steps = if clip == gp && gp == div {
+            format!("{clip}")
+        } else if gp == div {
+            format!("{clip} for clip, {gp} for gp and div")
+        } else {
+            format!("{clip} for clip, {gp} for gp, {div} for div")
+        };
+        command
+            .mut_arg("lipschitz", |flag| flag.default_value(self.lipschitz.name()))
+            .mut_arg("generator_steps", |flag| {
+                flag.help(format!("Generator steps to train for [default: {steps}]"))
+            })
+            .mut_arg("out", |flag| flag.default_value(self.out))
+    }
+
+    /// The papers' settings, but for the learning rate and the length of the run: theirs are for larger networks and
+    /// hours of training, these end within some minutes on two cores.
+    fn config(&self, strategy: Strategy) -> TrainConfig {
+        let (paper, tuned) = match strategy {
+            Strategy::Clip => (TrainConfig::wgan(), &self.clip),
+            Strategy::Gp => (TrainConfig::wgan_gp(), &self.gp),
+            Strategy::Div => (TrainConfig::wgan_div(), &self.div),
+        };
+        let optimizer = match strategy {
+            Strategy::Clip => OptimizerConfig::rms_prop(tuned.learning_rate),
+            Strategy::Gp | Strategy::Div => OptimizerConfig::adam(tuned.learning_rate, 0.0, 0.9),
+        };
+        TrainConfig {
+            generator_steps: tuned.generator_steps,
+            critic_optimizer: optimizer,
+            generator_optimizer: optimizer,
+            ..paper
+        }
+    }
+}
+
+impl Strategy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Clip => "clip",
+            Self::Gp => "gp",
+            Self::Div => "div",
+        }
+    }
+}
+
+/// Everything a run needs but the models.
+pub struct Run<'a> {
+    flags: &'a Flags,
+    device: Device,
+    /// The settings that the flags and the example's defaults come to.
+    pub config: TrainConfig,
+    /// The training digits, `(1, 28, 28)` from -1 to 1.
+    pub digits: TensorDataset,
+}
+
+/// What `config.json` holds.
+#[derive(Serialize)]
+struct Settings<'a, G, C> {
+    version: &'static str,
+    device: &'a str,
+    data: &'a Path,
+    training: &'a TrainConfig,
+    generator: &'a G,
+    critic: &'a C,
+}
+
+impl<'a> Run<'a> {
+    /// Checks the settings before the digits are read: that takes a while.
+    pub fn new(flags: &'a Flags, defaults: &Defaults) -> Result<Self> {
+        let device = wgan::device(&flags.device)?;
+        let defaults = defaults.config(flags.lipschitz);
+        let config = TrainConfig {
+            seed: flags.seed,
+            batch_size: flags.batch_size,
+            generator_steps: flags.generator_steps.unwrap_or(defaults.generator_steps),
+            ..defaults
+        };
+        config.check()?;
+        Ok(Self { flags, device, config, digits: load_digits(&flags.data)? })
+    }
+
+    /// Makes models of the run's seed on its device.
+    pub fn build(&self) -> ModelBuilder {
+        ModelBuilder::new(self.config.seed).device(&self.device)
+    }
+
+    /// The settings of the run and of its two models, to be written when it starts.
+    pub fn settings(
+        &self,
+        generator: &impl Serialize,
+        critic: &impl Serialize,
+    ) -> Result<ConfigJson> {
+        let settings = Settings {
+            version: env!("CARGO_PKG_VERSION"),
+            device: &self.flags.device,
+            data: &self.flags.data,
+            training: &self.config,
+            generator,
+            critic,
+        };
+        Ok(ConfigJson::new(&self.flags.out, &settings)?)
+    }
+
+    /// Trains on the digits; pictures are grids of `rows` by `columns`.
+    pub fn train<G: Generator, C: Critic>(
+        &self,
+        trainer: WganTrainer<G, C>,
+        settings: ConfigJson,
+        title: &str,
+        [rows, columns]: [usize; 2],
+    ) -> Result<()> {
+        let out = &self.flags.out;
+        let pictures = Every::Steps((self.config.generator_steps / 10).max(1));
+        let mut trainer = trainer
+            .observe(Every::Never, settings)
+            .observe(Every::Step, Progress::new())
+            .observe(Every::Step, HistoryCsv::new(out))
+            .observe(pictures, SampleGrid::new(out, rows, columns, self.config.seed))
+            .observe(pictures, LearningCurve::new(out, title))
+            .observe(pictures, Weights::new(out));
+        trainer.fit(&self.digits)?;
+
+        if let Some(count) = self.flags.samples {
+            let samples = trainer.sample(count as usize)?;
+            let path = out.join("samples.safetensors");
+            files::write_safetensors(&path, &BTreeMap::from([("samples".to_owned(), samples)]))?;
+        }
+        // Nobody may be reading: the run has done its work all the same.
+        let _ = writeln!(
+            std::io::stdout(),
+            "{}: samples.png, learning_curve.svg, history.csv, config.json, weights",
+            out.display()
+        );
+        Ok(())
+    }
+}
+
+/// The training digits from the folder, or from the hub that candle-datasets downloads them from.
+fn load_digits(folder: &Path) -> Result<TensorDataset> {
+    if mnist::is_present(folder, mnist::Split::Train) {
+        return Ok(mnist::load(folder, mnist::Split::Train)?);
+    }
+    eprintln!("{}: no MNIST files here; downloading them", folder.display());
+    let dataset = candle_datasets::vision::mnist::load().with_context(|| {
+        format!(
+            "{}: expected the MNIST files in this folder, and the download failed",
+            folder.display()
+        )
+    })?;
+    let images = dataset.train_images.to_dtype(DType::F32)?.reshape(((), 1, 28, 28))?;
+    let labels = dataset.train_labels.to_dtype(DType::U32)?.to_vec1()?;
+    Ok(TensorDataset::new(images.affine(2.0, -1.0)?)?.with_labels(labels)?)
+}

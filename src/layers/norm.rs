@@ -1,0 +1,196 @@
+//! Normalisations of each sample by itself: those that a critic may have under a penalty.
+
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
+
+use super::name;
+use crate::error::{Error, Result};
+use crate::second_order::{Layer, Traced};
+
+/// PyTorch's default, and the WGAN-GP code's.
+const EPS: f64 = 1e-5;
+
+/// `(x - mean) / sqrt(variance + eps)` over the last dimension, with the biased variance.
+fn standardise(x: &Traced) -> Result<Traced> {
+    let last = x.dims().len() - 1;
+    let centred = x.broadcast_sub(&x.mean_keepdim(last)?)?;
+    let deviation = centred.sqr()?.mean_keepdim(last)?.affine(1.0, EPS)?.sqrt()?;
+    centred.broadcast_div(&deviation)
+}
+
+/// Weight and bias of a normalisation: 1 and 0 at first.
+#[derive(Debug, Clone)]
+struct Affine {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Affine {
+    fn new(shape: &[usize], vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints(shape, "weight", Init::Const(1.0))?,
+            bias: vb.get_with_hints(shape, "bias", Init::Const(0.0))?,
+        })
+    }
+
+    /// `weight x + bias` with both broadcast from this shape.
+    fn apply(&self, x: &Traced, shape: &[usize]) -> Result<Traced> {
+        let scaled = x.broadcast_mul(&x.parameter(&self.weight).reshape(shape)?)?;
+        scaled.broadcast_add(&x.parameter(&self.bias).reshape(shape)?)
+    }
+}
+
+/// Layer normalisation over trailing dimensions (Ba et al. 2016), PyTorch's `LayerNorm`; `eps` 1e-5.
+///
+/// Over `[features]` it is the usual form; over `[channels, height, width]` it normalises all of a sample's features with a
+/// weight for each. The WGAN-GP critic has one weight for each channel instead: [`GroupNorm::per_sample`].
+///
+/// Parameters: `weight` and `bias`, both of `normalized_shape`.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    name: String,
+    normalized_shape: Vec<usize>,
+    affine: Affine,
+}
+
+impl LayerNorm {
+    /// A layer whose parameters are taken from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for no dimension or one of 0; candle's if a parameter cannot be made.
+    pub fn new(normalized_shape: &[usize], vb: VarBuilder) -> Result<Self> {
+        let name = name("LayerNorm", &vb);
+        if normalized_shape.is_empty() || normalized_shape.contains(&0) {
+            let what = format!("normalized_shape of {name}");
+            let expected = "at least one dimension, each 1 or more";
+            return Err(Error::config(what, format!("{normalized_shape:?}"), expected));
+        }
+        let affine = Affine::new(normalized_shape, &vb)?;
+        Ok(Self { name, normalized_shape: normalized_shape.to_vec(), affine })
+    }
+}
+
+impl Layer for LayerNorm {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        let (dims, shape) = (x.dims().to_vec(), &self.normalized_shape);
+        if !dims.ends_with(shape) {
+            return Err(Error::Shape {
+                what: format!("the input of {}", self.name),
+                got: dims,
+                expected: format!("one that ends with {shape:?}"),
+            });
+        }
+        let features: usize = shape.iter().product();
+        let rows = dims.iter().take(dims.len() - shape.len()).product::<usize>();
+        let y = standardise(&x.reshape((rows, features))?)?;
+        self.affine.apply(&y, &[1, features])?.reshape(dims)
+    }
+}
+
+/// Group normalisation of `(batch, channels, ...)` (Wu and He 2018), PyTorch's `GroupNorm`; `eps` 1e-5.
+///
+/// Parameters: `weight` and `bias`, both `(channels,)`.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    name: String,
+    groups: usize,
+    channels: usize,
+    affine: Option<Affine>,
+}
+
+impl GroupNorm {
+    /// A layer over `channels` channels in `groups` groups, whose parameters are taken from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] where the groups do not divide the channels; candle's if a parameter cannot be made.
+    pub fn new(groups: usize, channels: usize, vb: VarBuilder) -> Result<Self> {
+        let name = name("GroupNorm", &vb);
+        if groups == 0 || channels == 0 || !channels.is_multiple_of(groups) {
+            let expected = format!("a divisor of its {channels} channels");
+            return Err(Error::config(format!("groups of {name}"), groups, expected));
+        }
+        Ok(Self { groups, channels, affine: Some(Affine::new(&[channels], &vb)?), name })
+    }
+
+    /// One group: over all features of a sample, with a weight and a bias for each channel, which is the layer
+    /// normalisation of the WGAN-GP critic (Gulrajani et al. 2017, section 4, and its code).
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn per_sample(channels: usize, vb: VarBuilder) -> Result<Self> {
+        Self::new(1, channels, vb)
+    }
+}
+
+impl Layer for GroupNorm {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        let dims = x.dims().to_vec();
+        let (batch, positions) = match dims.as_slice() {
+            [batch, channels, rest @ ..] if *channels == self.channels => {
+                (*batch, rest.iter().product::<usize>())
+            }
+            _ => {
+                return Err(Error::Shape {
+                    what: format!("the input of {}", self.name),
+                    got: dims,
+                    expected: format!("(batch, {}, ...)", self.channels),
+                });
+            }
+        };
+        let features = self.channels / self.groups * positions;
+        let y = standardise(&x.reshape((batch, self.groups, features))?)?;
+        match &self.affine {
+            None => y.reshape(dims),
+            Some(affine) => {
+                let y = y.reshape((batch, self.channels, positions))?;
+                affine.apply(&y, &[1, self.channels, 1])?.reshape(dims)
+            }
+        }
+    }
+}
+
+/// Instance normalisation of `(batch, channels, height, width)` (Ulyanov et al. 2016): each channel of each sample by
+/// itself, PyTorch's `InstanceNorm2d` without running statistics; `eps` 1e-5.
+///
+/// Parameters, of the affine form: `weight` and `bias`, both `(channels,)`.
+#[derive(Debug, Clone)]
+pub struct InstanceNorm2d(GroupNorm);
+
+impl InstanceNorm2d {
+    /// PyTorch's default: a layer without parameters. `name` is what errors call it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for no channels.
+    pub fn new(channels: usize, name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        if channels == 0 {
+            return Err(Error::config(format!("channels of {name}"), channels, "1 or more"));
+        }
+        Ok(Self(GroupNorm { name, groups: channels, channels, affine: None }))
+    }
+
+    /// PyTorch's `affine=True`: with parameters taken from `vb`.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new); candle's if a parameter cannot be made.
+    pub fn affine(channels: usize, vb: VarBuilder) -> Result<Self> {
+        let Self(plain) = Self::new(channels, name("InstanceNorm2d", &vb))?;
+        Ok(Self(GroupNorm { affine: Some(Affine::new(&[channels], &vb)?), ..plain }))
+    }
+}
+
+impl Layer for InstanceNorm2d {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
+        match *x.dims() {
+            [_, _, height, width] if height * width > 1 => self.0.forward(x),
+            _ => Err(Error::Shape {
+                what: format!("the input of {}", self.0.name),
+                got: x.dims().to_vec(),
+                expected: format!(
+                    "(batch, {}, height, width) with more than one value a channel",
+                    self.0.channels
+                ),
+            }),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Labels on their way into a model.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::layers::{check_labels, one_hot};
+use crate::second_order::Traced;
+
+/// How many classes a model distinguishes, if any.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Condition(Option<usize>);
+
+impl Condition {
+    pub(super) fn new(classes: Option<usize>) -> Result<Self> {
+        if let Some(classes) = classes {
+            super::check_sizes(&[("classes", classes)])?;
+        }
+        Ok(Self(classes))
+    }
+
+    pub(super) fn classes(self) -> Option<usize> {
+        self.0
+    }
+
+    /// What the labels add to the width of an input that they are concatenated to.
+    pub(super) fn width(self) -> usize {
+        self.0.unwrap_or(0)
+    }
+
+    /// Holds a model to being given labels `(batch,)` exactly where it is conditional.
+    pub(super) fn expect(self, labels: Option<&Tensor>, batch: usize) -> Result<()> {
+        match (self.0, labels) {
+            (None, None) => Ok(()),
+            (Some(classes), Some(labels)) => check_labels(labels, batch, classes),
+            (Some(classes), None) => Err(Error::config(
+                "the batch of labels",
+                "absent",
+                format!("a label below {classes} with each sample: the model is conditional"),
+            )),
+            (None, Some(_)) => Err(Error::config(
+                "the batch of labels",
+                "present",
+                "none: the model was built without classes",
+            )),
+        }
+    }
+
+    /// One-hot rows `(batch, classes)` of the labels, where the model is conditional.
+    pub(super) fn one_hot(
+        self,
+        labels: Option<&Tensor>,
+        batch: usize,
+        like: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        self.expect(labels, batch)?;
+        match (self.0, labels) {
+            (Some(classes), Some(labels)) => one_hot(labels, classes, like).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// `(batch, features)` with the one-hot labels behind them.
+    pub(super) fn append(self, x: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        match self.one_hot(labels, x.dims()[0], x)? {
+            Some(rows) => Ok(Tensor::cat(&[x, &rows], 1)?),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// The same for `(batch, features)` in a critic, and for images `(batch, channels, height, width)`, to which each class
+    /// adds a plane of zeros or of ones.
+    pub(super) fn append_traced(self, x: &Traced, labels: Option<&Tensor>) -> Result<Traced> {
+        let Some(rows) = self.one_hot(labels, x.dims()[0], x.value())? else {
+            return Ok(x.clone());
+        };
+        let mut dims = x.dims().to_vec();
+        dims[1] = rows.dims()[1];
+        let mut spread = vec![1; dims.len()];
+        spread[..2].copy_from_slice(&dims[..2]);
+        let planes = rows.reshape(spread)?.broadcast_as(dims)?.contiguous()?;
+        Traced::cat(&[x, &x.parameter(&planes)], 1)
+    }
+}
