@@ -2,124 +2,191 @@
 //!
 //! Row `(channel, down, right)` of the column matrix holds what the kernel's tap `(down, right)` of that channel meets at
 //! each position of the map; columns of several samples may lie side by side.
+//!
+//! A channel goes through planes on the way: the padded channel is dealt out by the place's remainder modulo the stride, so
+//! that what a tap meets along a row of the map lies side by side in one plane, and rows are copied without a question asked.
 
 use super::Convolution;
 use crate::kernels::Real;
 
-/// The positions along one dimension of the map at which a tap lies inside the image, and the place it meets at the first
-/// of them.
-fn inside(convolution: &Convolution, d: usize, tap: usize) -> (std::ops::Range<usize>, usize) {
-    let geometry = &convolution.geometry;
-    let (stride, padding) = (geometry.stride[d], geometry.padding[d]);
-    let offset = tap * geometry.dilation[d];
-    // place = position * stride + offset - padding must be in 0..image
-    let first = padding.saturating_sub(offset).div_ceil(stride);
-    let end = (convolution.image[d] + padding).saturating_sub(offset).div_ceil(stride);
-    let end = end.min(convolution.map[d]);
-    let first = first.min(end);
-    (first..end, (first * stride + offset).saturating_sub(padding))
+/// How the channels of a convolution's images are dealt out to planes.
+#[derive(Debug, Clone)]
+pub(super) struct Planes {
+    image: [usize; 2],
+    map: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+    /// Height and width of a plane; there are `stride[0] * stride[1]` of them.
+    size: [usize; 2],
+    /// Where in the planes each tap meets the map's first position.
+    taps: Vec<usize>,
 }
 
-/// Calls `row` for each row of the map and each tap: with the row's number in the column matrix, the row of the map, and
-/// where it lies inside the image, if anywhere.
-fn walk(
-    convolution: &Convolution,
-    channels: usize,
-    mut row: impl FnMut(usize, usize, Option<Inside>),
-) {
-    let [down, right] = convolution.kernel;
-    for channel in 0..channels {
-        for i in 0..down {
-            let (rows, first_y) = inside(convolution, 0, i);
-            for j in 0..right {
-                let (columns, first_x) = inside(convolution, 1, j);
-                let number = (channel * down + i) * right + j;
-                for y in 0..convolution.map[0] {
-                    let place = (rows.contains(&y) && !columns.is_empty()).then(|| {
-                        let y = first_y + (y - rows.start) * convolution.geometry.stride[0];
-                        let start = channel * convolution.pixels() + y * convolution.image[1];
-                        Inside { from: columns.start, to: columns.end, place: start + first_x }
-                    });
-                    row(number, y, place);
+impl Planes {
+    pub(super) fn new(convolution: &Convolution) -> Self {
+        let Convolution { geometry, image, kernel, map, .. } = *convolution;
+        let (stride, dilation) = (geometry.stride, geometry.dilation);
+        let size = [0, 1].map(|d| map[d] + dilation[d] * (kernel[d] - 1) / stride[d]);
+        let mut taps = Vec::with_capacity(kernel[0] * kernel[1]);
+        for down in (0..kernel[0]).map(|i| i * dilation[0]) {
+            for right in (0..kernel[1]).map(|j| j * dilation[1]) {
+                let plane = down % stride[0] * stride[1] + right % stride[1];
+                taps.push((plane * size[0] + down / stride[0]) * size[1] + right / stride[1]);
+            }
+        }
+        Self { image, map, stride, padding: geometry.padding, size, taps }
+    }
+
+    /// Elements of one channel's planes.
+    pub(super) fn len(&self) -> usize {
+        self.stride[0] * self.stride[1] * self.size[0] * self.size[1]
+    }
+
+    /// Elements of one channel of an image; 1 where there are none, as a chunk has at least one.
+    fn pixels(&self) -> usize {
+        (self.image[0] * self.image[1]).max(1)
+    }
+
+    /// Calls `row` with each row of the planes that meets the image, as: where in the planes its first element inside the
+    /// image lies, where in the image, and how many there are, a stride apart in the image. Other rows are `None` with their
+    /// whole extent.
+    fn rows(&self, mut row: impl FnMut(std::ops::Range<usize>, Option<usize>)) {
+        let [height, width] = self.size;
+        for down in 0..self.stride[0] {
+            for right in 0..self.stride[1] {
+                let plane = (down * self.stride[1] + right) * height;
+                let inside = self.inside(1, right);
+                for y in 0..height {
+                    let start = (plane + y) * width;
+                    let place = (y * self.stride[0] + down).checked_sub(self.padding[0]);
+                    match place.filter(|&place| place < self.image[0] && !inside.is_empty()) {
+                        Some(place) => {
+                            let x = inside.start * self.stride[1] + right - self.padding[1];
+                            let end = start + inside.end;
+                            row(start..start + inside.start, None);
+                            row(start + inside.start..end, Some(place * self.image[1] + x));
+                            row(end..start + width, None);
+                        }
+                        None => row(start..start + width, None),
+                    }
                 }
             }
         }
     }
-}
 
-/// A stretch of a row of the map that a tap meets inside the image.
-struct Inside {
-    from: usize,
-    to: usize,
-    /// Where in the image it meets the first of them; the others follow at the stride.
-    place: usize,
+    /// The elements of a plane's row, or column, that lie inside the image, for the plane of this remainder.
+    fn inside(&self, d: usize, remainder: usize) -> std::ops::Range<usize> {
+        // element * stride + remainder - padding must be in 0..image
+        let first = self.padding[d].saturating_sub(remainder).div_ceil(self.stride[d]);
+        let end = (self.image[d] + self.padding[d]).saturating_sub(remainder);
+        let end = end.div_ceil(self.stride[d]).min(self.size[d]);
+        first.min(end)..end
+    }
+
+    /// Deals one channel out to its planes.
+    fn deal<T: Real>(&self, channel: &[T], planes: &mut [T]) {
+        let stride = self.stride[1];
+        self.rows(|range, place| {
+            let out = &mut planes[range];
+            match place {
+                None => out.fill(T::zero()),
+                Some(place) if stride == 1 => out.copy_from_slice(&channel[place..][..out.len()]),
+                Some(place) => {
+                    for (out, &x) in out.iter_mut().zip(channel[place..].iter().step_by(stride)) {
+                        *out = x;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Adds planes to the places of a channel that they were dealt from.
+    fn collect<T: Real>(&self, planes: &[T], channel: &mut [T]) {
+        let stride = self.stride[1];
+        self.rows(|range, place| {
+            if let Some(place) = place {
+                let places = channel[place..].iter_mut().step_by(stride);
+                places.zip(&planes[range]).for_each(|(out, &x)| *out += x);
+            }
+        });
+    }
 }
 
 /// Writes the columns of some channels `(channels, height, width)` of one image, its first at column `first` of rows that
 /// are `row_stride` elements apart.
 pub(super) fn gather<T: Real>(
-    convolution: &Convolution,
+    planes: &Planes,
+    buffer: &mut [T],
     image: &[T],
     columns: &mut [T],
     (row_stride, first): (usize, usize),
 ) {
-    let (width, stride) = (convolution.map[1], convolution.geometry.stride[1]);
-    walk(convolution, image.len() / convolution.pixels().max(1), |row, y, place| {
-        let out = &mut columns[row * row_stride + first + y * width..][..width];
-        let Some(Inside { from, to, place }) = place else {
-            out.fill(T::zero());
-            return;
-        };
-        out[..from].fill(T::zero());
-        out[to..].fill(T::zero());
-        let out = &mut out[from..to];
-        match stride {
-            1 => out.copy_from_slice(&image[place..][..out.len()]),
-            2 => {
-                // A stride known to the compiler vectorises.
-                for (out, x) in out.iter_mut().zip(image[place..].chunks(2)) {
-                    *out = x[0];
-                }
-            }
-            _ => {
-                for (out, &x) in out.iter_mut().zip(image[place..].iter().step_by(stride)) {
-                    *out = x;
-                }
-            }
+    let taps = planes.taps.len();
+    for (c, channel) in image.chunks_exact(planes.pixels()).enumerate() {
+        planes.deal(channel, buffer);
+        for (tap, &start) in planes.taps.iter().enumerate() {
+            let row = &mut columns[(c * taps + tap) * row_stride + first..];
+            copy_rows(planes, &buffer[start..], row);
         }
-    });
+    }
 }
 
 /// Adds columns to the places of the image that they were gathered from.
 pub(super) fn scatter<T: Real>(
-    convolution: &Convolution,
+    planes: &Planes,
+    buffer: &mut [T],
     columns: &[T],
     (row_stride, first): (usize, usize),
     image: &mut [T],
 ) {
-    let (width, stride) = (convolution.map[1], convolution.geometry.stride[1]);
-    let channels = image.len() / convolution.pixels().max(1);
-    walk(convolution, channels, |row, y, place| {
-        let Some(Inside { from, to, place }) = place else {
-            return;
-        };
-        let x = &columns[row * row_stride + first + y * width..][from..to];
-        match stride {
-            1 => {
-                for (out, &x) in image[place..].iter_mut().zip(x) {
-                    *out += x;
-                }
-            }
-            2 => {
-                for (out, &x) in image[place..].chunks_mut(2).zip(x) {
-                    out[0] += x;
-                }
-            }
-            _ => {
-                for (out, &x) in image[place..].iter_mut().step_by(stride).zip(x) {
-                    *out += x;
-                }
-            }
+    let taps = planes.taps.len();
+    for (c, channel) in image.chunks_exact_mut(planes.pixels()).enumerate() {
+        buffer.fill(T::zero());
+        for (tap, &start) in planes.taps.iter().enumerate() {
+            let row = &columns[(c * taps + tap) * row_stride + first..];
+            add_rows(planes, row, &mut buffer[start..]);
         }
-    });
+        planes.collect(buffer, channel);
+    }
+}
+
+/// Calls a function with the map's width as a constant where it is a usual one: rows this short are moved in a few registers,
+/// and a call of `memcpy` for each would take longer.
+macro_rules! with_width {
+    ($width:expr, $function:ident($($argument:expr),*)) => {
+        match $width {
+            2 => $function::<_, 2>($($argument),*),
+            4 => $function::<_, 4>($($argument),*),
+            7 => $function::<_, 7>($($argument),*),
+            8 => $function::<_, 8>($($argument),*),
+            14 => $function::<_, 14>($($argument),*),
+            16 => $function::<_, 16>($($argument),*),
+            32 => $function::<_, 32>($($argument),*),
+            _ => $function::<_, 0>($($argument),*),
+        }
+    };
+}
+
+/// Copies the map's rows out of a plane.
+fn copy_rows<T: Real>(planes: &Planes, plane: &[T], row: &mut [T]) {
+    fn copy<T: Real, const WIDTH: usize>(plane: &[T], pitch: usize, out: &mut [T], width: usize) {
+        let width = if WIDTH > 0 { WIDTH } else { width };
+        for (out, x) in out.chunks_exact_mut(width).zip(plane.chunks(pitch)) {
+            out.copy_from_slice(&x[..width]);
+        }
+    }
+    let [height, width] = planes.map;
+    with_width!(width, copy(plane, planes.size[1], &mut row[..height * width], width));
+}
+
+/// Adds the map's rows to a plane.
+fn add_rows<T: Real>(planes: &Planes, row: &[T], plane: &mut [T]) {
+    fn add<T: Real, const WIDTH: usize>(row: &[T], plane: &mut [T], pitch: usize, width: usize) {
+        let width = if WIDTH > 0 { WIDTH } else { width };
+        for (x, out) in row.chunks_exact(width).zip(plane.chunks_mut(pitch)) {
+            out[..width].iter_mut().zip(x).for_each(|(out, &x)| *out += x);
+        }
+    }
+    let [height, width] = planes.map;
+    with_width!(width, add(&row[..height * width], plane, planes.size[1], width));
 }

@@ -99,6 +99,17 @@ impl Convolution {
         self.taps() == 1 && self.geometry.stride == [1, 1] && self.geometry.padding == [0, 0]
     }
 
+    /// Whether the kernel meets the whole image at its single position: then the images are rows of a matrix, and the
+    /// convolution is a linear layer.
+    pub(super) fn is_dense(&self) -> bool {
+        let Geometry { padding, dilation, groups, .. } = self.geometry;
+        self.map == [1, 1]
+            && self.kernel == self.image
+            && padding == [0, 0]
+            && dilation == [1, 1]
+            && groups == 1
+    }
+
     /// Multiplications that it takes.
     pub(super) fn work(&self) -> usize {
         self.batch * self.outputs * self.positions() * self.window()

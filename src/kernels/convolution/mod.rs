@@ -19,8 +19,8 @@ pub(crate) use geometry::{Convolution, Geometry};
 use rayon::prelude::*;
 
 use super::Real;
-use super::matmul::{Destination, Matrix, product_into};
-use columns::{gather, scatter};
+use super::matmul::{Destination, Matrix, product, product_into, product_nt};
+use columns::{Planes, gather, scatter};
 
 /// Elements of a column buffer that fit the second level of the cache beside what else is there.
 const BUFFER: usize = 128 * 1024;
@@ -46,11 +46,13 @@ impl Convolution {
 struct Scratch<T> {
     columns: Vec<T>,
     maps: Vec<T>,
+    planes: Vec<T>,
 }
 
 impl<T: Real> Scratch<T> {
-    fn new(columns: usize, maps: usize) -> Self {
-        Self { columns: vec![T::zero(); columns], maps: vec![T::zero(); maps] }
+    fn new(columns: usize, maps: usize, planes: &Planes) -> Self {
+        let buffer = |len| vec![T::zero(); len];
+        Self { columns: buffer(columns), maps: buffer(maps), planes: buffer(planes.len()) }
     }
 }
 
@@ -64,13 +66,19 @@ pub(crate) fn forward<T: Real>(
     let c = convolution;
     let (positions, window) = (c.positions(), c.window());
     let (inputs, outputs) = (c.inputs_per_group(), c.outputs_per_group());
+    if c.is_dense() {
+        let images = Matrix::new(image, c.batch, window);
+        return product_nt(images, Matrix::new(kernel, outputs, window), bias);
+    }
+    let planes = &Planes::new(c);
     let mut maps = vec![T::zero(); c.batch * c.outputs * positions];
     let at_once = c.samples_at_once();
     let side_by_side = at_once > 1;
     let scratch = || {
         let columns =
             if c.is_pointwise() && !side_by_side { 0 } else { window * at_once * positions };
-        Scratch::new(columns, if side_by_side { outputs * at_once * positions } else { 0 })
+        let maps = if side_by_side { outputs * at_once * positions } else { 0 };
+        Scratch::new(columns, maps, planes)
     };
     let task = |scratch: &mut Scratch<T>, first: usize, maps: &mut [T]| {
         let count = maps.len() / (c.outputs * positions);
@@ -90,8 +98,9 @@ pub(crate) fn forward<T: Real>(
             let own = if c.is_pointwise() && !side_by_side {
                 Matrix::new(sample(0), window, columns)
             } else {
+                let Scratch { columns: out, planes: buffer, .. } = scratch;
                 for s in 0..count {
-                    gather(c, sample(s), &mut scratch.columns, (columns, s * positions));
+                    gather(planes, buffer, sample(s), out, (columns, s * positions));
                 }
                 Matrix::new(&scratch.columns[..window * columns], window, columns)
             };
@@ -131,12 +140,16 @@ pub(crate) fn for_image<T: Real>(
     let c = convolution;
     let (positions, window) = (c.positions(), c.window());
     let (inputs, outputs) = (c.inputs_per_group(), c.outputs_per_group());
+    if c.is_dense() && bias.is_none() {
+        return product(Matrix::new(maps, c.batch, outputs), Matrix::new(kernel, outputs, window));
+    }
+    let planes = &Planes::new(c);
     let mut images = vec![T::zero(); c.batch * c.inputs * c.pixels()];
     let at_once = c.samples_at_once();
     let side_by_side = at_once > 1;
     let scratch = || {
         let maps = if side_by_side { outputs * at_once * positions } else { 0 };
-        Scratch::new(window * at_once * positions, maps)
+        Scratch::new(window * at_once * positions, maps, planes)
     };
     let task = |scratch: &mut Scratch<T>, first: usize, images: &mut [T]| {
         let count = images.len() / (c.inputs * c.pixels());
@@ -169,7 +182,8 @@ pub(crate) fn for_image<T: Real>(
             for s in 0..count {
                 let start = (s * c.inputs + group * inputs) * c.pixels();
                 let image = &mut images[start..][..inputs * c.pixels()];
-                scatter(c, &scratch.columns, (columns, s * positions), image);
+                let Scratch { columns: from, planes: buffer, .. } = scratch;
+                scatter(planes, buffer, from, (columns, s * positions), image);
             }
         }
     };
@@ -205,6 +219,11 @@ fn for_each_block<T: Real>(
 pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: &[T]) -> Vec<T> {
     let c = convolution;
     let (groups, positions) = (c.geometry.groups, c.positions());
+    if c.is_dense() {
+        let maps = Matrix::new(maps, c.batch, c.outputs).t();
+        return product(maps, Matrix::new(image, c.batch, c.window()));
+    }
+    let planes = &Planes::new(c);
     let mut kernel = vec![T::zero(); c.outputs * c.window()];
     if kernel.is_empty() || c.batch * positions == 0 {
         return kernel;
@@ -217,7 +236,7 @@ pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: 
         let task = |task: usize| {
             let (group, first) = (task / strips, task % strips * per_task);
             let channels = first..c.inputs_per_group().min(first + per_task);
-            (group, first, strip(c, &maps, image, group, channels, 0..c.batch))
+            (group, first, strip(c, planes, &maps, image, group, channels, 0..c.batch))
         };
         let tasks = 0..groups * strips;
         let done: Vec<_> = if c.work() <= SERIAL {
@@ -245,8 +264,9 @@ pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: 
                 &maps[samples.start * c.outputs * positions..]
                     [..samples.len() * c.outputs * positions],
             );
-            let group =
-                |group| strip(c, &maps, image, group, 0..c.inputs_per_group(), samples.clone());
+            let group = |group| {
+                strip(c, planes, &maps, image, group, 0..c.inputs_per_group(), samples.clone())
+            };
             (0..groups).flat_map(group).collect()
         })
         .collect();
@@ -285,6 +305,7 @@ impl<'a, T: Real> SideBySide<'a, T> {
 /// begin with the first of them.
 fn strip<T: Real>(
     convolution: &Convolution,
+    planes: &Planes,
     maps: &SideBySide<'_, T>,
     image: &[T],
     group: usize,
@@ -297,6 +318,7 @@ fn strip<T: Real>(
     let fit = (BUFFER / (rows * positions)).max(FEWEST_COLUMNS.div_ceil(positions));
     let at_once = fit.clamp(1, samples.len());
     let mut columns = vec![T::zero(); rows * at_once * positions];
+    let mut buffer = vec![T::zero(); planes.len()];
     let mut sum = vec![T::zero(); outputs * rows];
     for first in samples.clone().step_by(at_once) {
         let count = at_once.min(samples.end - first);
@@ -304,7 +326,7 @@ fn strip<T: Real>(
         for s in 0..count {
             let start = (first + s) * c.inputs + group * c.inputs_per_group() + channels.start;
             let image = &image[start * pixels..][..channels.len() * pixels];
-            gather(c, image, &mut columns, (width, s * positions));
+            gather(planes, &mut buffer, image, &mut columns, (width, s * positions));
         }
         let start = group * outputs * maps.columns + (first - samples.start) * positions;
         let maps = Matrix::with_row_stride(&maps.maps[start..], outputs, width, maps.columns);
