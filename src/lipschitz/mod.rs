@@ -1,5 +1,7 @@
 //! How a critic is kept Lipschitz.
 
+#[cfg(test)]
+mod passes;
 mod penalty;
 
 use serde::{Deserialize, Serialize};

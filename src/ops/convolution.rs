@@ -13,7 +13,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{composed_convolution, has_kernel};
+use super::{composed_convolution, count, has_kernel};
 use crate::kernels::convolution::{Convolution, Geometry, for_image, for_kernel, forward};
 use crate::kernels::reduce::sum_channels;
 use crate::kernels::{Real, for_real, slice};
@@ -135,6 +135,7 @@ impl Bilinear {
         (b, b_layout): (&CpuStorage, &Layout),
         bias: Option<(&CpuStorage, &Layout)>,
     ) -> Result<(CpuStorage, Shape)> {
+        count::convolution();
         let c = self.convolution(a_layout.shape(), b_layout.shape())?;
         let (a, b) = (slice::<T>(a, a_layout)?, slice::<T>(b, b_layout)?);
         let bias = bias.map(|(bias, layout)| slice::<T>(bias, layout)).transpose()?;

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{has_kernel, matmul, matmul_nt, matmul_tn};
+use super::{count, has_kernel, matmul, matmul_nt, matmul_tn};
 use crate::kernels::matmul::{Matrix, product_nt};
 use crate::kernels::reduce::sum_rows;
 use crate::kernels::{Real, for_real, slice};
@@ -27,6 +27,7 @@ impl Linear {
         (weight, weight_layout): (&CpuStorage, &Layout),
         (bias, bias_layout): (&CpuStorage, &Layout),
     ) -> Result<(CpuStorage, Shape)> {
+        count::matrix_product();
         let (batch, inputs) = x_layout.shape().dims2()?;
         let (outputs, weight_inputs) = weight_layout.shape().dims2()?;
         if inputs != weight_inputs || bias_layout.shape().dims() != [outputs] {

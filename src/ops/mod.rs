@@ -9,6 +9,7 @@ mod activation;
 mod batch_norm;
 mod composed_convolution;
 mod convolution;
+pub(crate) mod count;
 mod finite;
 mod gradient_probe;
 pub(crate) mod in_place;

@@ -12,7 +12,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::has_kernel;
+use super::{count, has_kernel};
 use crate::kernels::matmul::{Matrix, product, product_nt};
 use crate::kernels::{Real, for_real, slice};
 
@@ -57,6 +57,7 @@ impl Product {
         (a, a_layout): (&CpuStorage, &Layout),
         (b, b_layout): (&CpuStorage, &Layout),
     ) -> Result<(CpuStorage, Shape)> {
+        count::matrix_product();
         let (a_rows, a_columns) = a_layout.shape().dims2()?;
         let (b_rows, b_columns) = b_layout.shape().dims2()?;
         let a = Matrix::new(slice::<T>(a, a_layout)?, a_rows, a_columns);

@@ -1,0 +1,79 @@
+//! What a gradient penalty costs, counted.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::Lipschitz;
+use crate::critic::Critic;
+use crate::error::Result;
+use crate::losses::{Batching, critic_loss, wasserstein_estimate};
+use crate::network::{ModelBuilder, Network};
+use crate::ops::count::counted;
+use crate::random::Stream;
+use crate::zoo::{
+    CriticNorm, DcganCritic, DcganCriticConfig, MlpCritic, MlpCriticConfig, ResNet32Config,
+    ResNet32Critic,
+};
+
+/// Convolutions and matrix products of the forward pass over real and generated samples, of the penalty, and of the
+/// backward pass to the critic's parameters: the table in the docs of [`crate::second_order`].
+fn passes<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 3]> {
+    let draw = |name: &str| {
+        let shape = [&[4], shape].concat();
+        Stream::new(0, name, 0).normal(shape, DType::F32, &Device::Cpu)
+    };
+    let (real, fake) = (draw("real")?, draw("fake")?);
+    let epsilon = Tensor::new(&[0.1f32, 0.4, 0.6, 0.9], &Device::Cpu)?;
+    let model = critic.model();
+    let (estimate, forward) =
+        counted(|| wasserstein_estimate(model, &real, &fake, Batching::Together));
+    let (penalty, of_penalty) =
+        counted(|| Lipschitz::gradient_penalty().penalty(model, &real, &fake, Some(&epsilon)));
+    let loss = critic_loss(&estimate?, penalty?.as_ref())?;
+    let (gradients, backward) = counted(|| loss.backward());
+    assert!(
+        critic.parameters().trained().all(|(_, var)| gradients
+            .as_ref()
+            .unwrap()
+            .get(var)
+            .is_some())
+    );
+    Ok([forward, of_penalty, backward])
+}
+
+/// PyTorch's counts for the same steps, by `tests/pytorch/model_training.py`.
+fn pytorch(model: &str) -> [(u64, u64); 3] {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pytorch/counts.json");
+    let counts: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    ["forward", "penalty", "backward"].map(|phase| {
+        let count = |what: &str| counts[model]["phases"][phase][what].as_u64().unwrap();
+        (count("convolutions"), count("matrix_products"))
+    })
+}
+
+#[test]
+fn pytorchs_counts_are_those_of_the_docs() {
+    assert_eq!(pytorch("mlp"), [(0, 3), (0, 6), (0, 13)]);
+    assert_eq!(pytorch("dcgan32"), [(4, 0), (8, 0), (20, 0)]);
+    assert_eq!(pytorch("resnet32"), [(10, 1), (20, 2), (56, 3)]);
+}
+
+#[test]
+fn a_penalty_costs_what_the_docs_say() -> Result<()> {
+    let build = ModelBuilder::new(0);
+    let mlp = build.critic(|vb| MlpCritic::new(MlpCriticConfig::default(), vb))?;
+    assert_eq!(passes(&mlp, &[1, 28, 28])?, [(0, 3), (0, 6), (0, 10)]);
+    let config = DcganCriticConfig {
+        image_size: 32,
+        channels: 1,
+        width: 4,
+        norm: CriticNorm::None,
+        ..Default::default()
+    };
+    let dcgan = build.critic(|vb| DcganCritic::new(config, vb))?;
+    assert_eq!(passes(&dcgan, &[1, 32, 32])?, [(4, 0), (8, 0), (14, 0)]);
+    let config = ResNet32Config { width: 4, ..Default::default() };
+    let resnet = build.critic(|vb| ResNet32Critic::new(config, vb))?;
+    assert_eq!(passes(&resnet, &[3, 32, 32])?, [(10, 1), (20, 2), (38, 3)]);
+    Ok(())
+}
