@@ -30,9 +30,9 @@ struct Arguments {
 const DEFAULTS: Defaults = Defaults {
     out: "runs/mnist_dcgan",
     lipschitz: Strategy::Clip,
-    clip: Tuning { learning_rate: 2e-4, generator_steps: 1_500 },
-    gp: Tuning { learning_rate: 1e-4, generator_steps: 1_500 },
-    div: Tuning { learning_rate: 1e-4, generator_steps: 1_500 },
+    clip: Tuning { learning_rate: 2e-4, generator_steps: 800 },
+    gp: Tuning { learning_rate: 2e-4, generator_steps: 800 },
+    div: Tuning { learning_rate: 2e-4, generator_steps: 800 },
 };
 
 const DIGITS: usize = 10;

@@ -202,6 +202,15 @@ impl Error {
         }
     }
 
+    /// The misfit of a layer's input.
+    pub(crate) fn input(layer: &str, got: &[usize], expected: impl Into<String>) -> Self {
+        Self::Shape {
+            what: format!("the input of {layer}"),
+            got: got.to_vec(),
+            expected: expected.into(),
+        }
+    }
+
     pub(crate) fn config(
         name: impl Into<String>,
         value: impl ToString,

@@ -71,10 +71,12 @@ impl fmt::Display for GradientReport {
 /// right, and that the gradients of the scores and of a penalty on the input gradient reach every parameter in full.
 ///
 /// The model must be in `f64`, and is left as it was. A critic with spectral normalisation is checked as if its power
-/// iteration had converged; run some batches through it first.
+/// iteration had converged; run some batches through it first. A [`ModuleCritic`](crate::ModuleCritic) does not pass: its
+/// input gradient is a constant, and its penalties do not use it.
 ///
 /// # Errors
 /// [`Error::WrongGradient`] with the first derivative that is wrong; [`Error::DType`] for a model or samples not in `f64`;
+/// [`Error::Shape`] for no samples;
 /// [`Error::BatchNormUnderPenalty`], since a batch normalisation has no gradient per sample; those of the model.
 pub fn check_critic<C: Critic>(critic: &Network<C>, samples: &Tensor) -> Result<GradientReport> {
     check(critic, samples, None)
@@ -83,7 +85,7 @@ pub fn check_critic<C: Critic>(critic: &Network<C>, samples: &Tensor) -> Result<
 /// The same for a class-conditional critic, given the labels `(batch,)` of the samples.
 ///
 /// # Errors
-/// Those of [`check_critic`].
+/// Those of [`check_critic`]; [`Error::Shape`] and [`Error::InvalidConfig`] for labels that do not fit.
 pub fn check_conditional_critic<C: Critic>(
     critic: &Network<C>,
     samples: &Tensor,
@@ -106,7 +108,7 @@ pub fn check_generator<G: Generator>(
     labels: Option<&Tensor>,
 ) -> Result<GradientReport> {
     let parameters = generator.parameters();
-    in_f64(parameters, latent)?;
+    in_f64(parameters, latent, labels)?;
     let sum = || {
         let output = generate(generator.model(), latent, labels, true)?;
         weighted_sum("output", &output)
@@ -122,7 +124,7 @@ fn check<C: Critic>(
     labels: Option<&Tensor>,
 ) -> Result<GradientReport> {
     let parameters = network.parameters();
-    in_f64(parameters, samples)?;
+    in_f64(parameters, samples, labels)?;
     let critic = &*given(network.model(), labels);
     each_sample_by_itself(network, samples, labels)?;
     let input = input_derivatives(critic, parameters, samples)?;
@@ -135,7 +137,15 @@ fn check<C: Critic>(
     Ok(GradientReport { parameters: count, input, first_order, second_order })
 }
 
-fn in_f64(parameters: &Parameters, input: &Tensor) -> Result<()> {
+fn in_f64(parameters: &Parameters, input: &Tensor, labels: Option<&Tensor>) -> Result<()> {
+    let batch = input.dims().first().copied().unwrap_or(0);
+    if input.elem_count() == 0 || labels.is_some_and(|labels| labels.dims() != [batch]) {
+        return Err(Error::Shape {
+            what: "what a gradient check is given".into(),
+            got: input.dims().to_vec(),
+            expected: "at least one sample, with one label each where there are labels".into(),
+        });
+    }
     let model = parameters.place().map_or(DType::F64, |(_, dtype)| dtype);
     if model == DType::F64 && input.dtype() == DType::F64 {
         return Ok(());
@@ -310,8 +320,8 @@ mod tests {
         LostTerm,
         /// Samples that see each other.
         Mixed,
-        /// An operation outside the trace, whose second order is missing.
-        Untraced,
+        /// Right to the first order, but with an input gradient that does not depend on the weight.
+        SecondOrder,
     }
 
     impl Faulty {
@@ -332,9 +342,14 @@ mod tests {
                 }
                 Fault::LostTerm => h.mul(&h.parameter(h.value()))?.apply(&self.fc2),
                 Fault::Mixed => h.broadcast_sub(&h.mean_keepdim(0)?)?.apply(&self.fc2),
-                Fault::Untraced => {
-                    let bound = h.parameter(&h.value().detach());
-                    h.mul(&bound)?.apply(&self.fc2)
+                Fault::SecondOrder => {
+                    // h W' + h' W - h' W' with constants h' and W': h W, but that no gradient of both h and W exists.
+                    let weight = h.parameter(self.fc2.weight());
+                    let fixed = h.parameter(&self.fc2.weight().detach());
+                    let constant = h.parameter(&h.value().detach());
+                    let sum = h.broadcast_mul(&fixed)?.add(&constant.broadcast_mul(&weight)?)?;
+                    let bias = h.parameter(self.fc2.bias().unwrap());
+                    sum.sub(&constant.broadcast_mul(&fixed)?)?.sum_keepdim(1)?.broadcast_add(&bias)
                 }
             }
         }
@@ -362,11 +377,37 @@ mod tests {
             (Fault::Detached, "fc2.weight"),
             (Fault::LostTerm, "of its sample"),
             (Fault::Mixed, "depends on the other samples"),
-            (Fault::Untraced, "of its sample"),
+            (
+                Fault::SecondOrder,
+                "squared length of the input gradient along a direction of fc2.weight",
+            ),
         ] {
             let error = run(fault).expect_err("a fault").to_string();
             assert!(error.contains(name), "{error}");
         }
+        Ok(())
+    }
+
+    /// Ready-made models, conditional ones with them; each a hundredth of what it is trained at.
+    #[test]
+    fn the_zoo_passes() -> Result<()> {
+        use crate::zoo::{ResNet32Config, ResNet32Critic, ResNet32Generator};
+        let config = ResNet32Config { channels: 1, latent_dim: 3, width: 2, classes: Some(3) };
+        let build = ModelBuilder::new(0).dtype(DType::F64);
+        let draw =
+            |shape: Vec<usize>| Stream::new(0, "x", 0).normal(shape, DType::F64, &Device::Cpu);
+        let labels = Tensor::new(&[2u32, 0, 1], &Device::Cpu)?;
+        let critic = build.critic(|vb| ResNet32Critic::new(config.clone(), vb))?;
+        let samples = draw(vec![3, 1, 32, 32])?;
+        check_conditional_critic(&critic, &samples, &labels)?;
+        let generator = build.generator(|vb| ResNet32Generator::new(config, vb))?;
+        let latent = draw(vec![3, 3])?;
+        check_generator(&generator, &latent, Some(&labels))?;
+        let two = labels.narrow(0, 0, 2)?;
+        let refused = check_conditional_critic(&critic, &samples, &two);
+        assert!(matches!(refused, Err(Error::Shape { .. })));
+        let refused = check_critic(&critic, &draw(vec![0, 1, 32, 32])?);
+        assert!(matches!(refused, Err(Error::Shape { .. })));
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Nothing here knows of gradients, layers or training: slices in, slices out. Every kernel is tested against
 //! a naive twin written in the test module beside it, and gives the same bytes for any number of threads: work
-//! is cut into pieces whose size does not depend on the machine, and no sum is split between threads.
+//! is cut into pieces whose size does not depend on the machine, and a sum that is split between tasks is put together in
+//! their order.
 
 pub(crate) mod activation;
 pub(crate) mod batch_norm;

@@ -75,6 +75,7 @@ impl Activation {
 
 impl Layer for Activation {
     fn forward(&self, x: &Traced) -> Result<Traced> {
+        x.check_input(&format!("Activation::{self:?}"), None)?;
         match self.function() {
             Some(function) => x.function(function),
             None => Ok(x.clone()),
@@ -102,6 +103,7 @@ impl PReLU {
             let what = format!("num_parameters of {name}");
             return Err(Error::config(what, num_parameters, "1 or more"));
         }
+        super::check_weight(&name, &[num_parameters])?;
         let weight = vb.get_with_hints(num_parameters, "weight", Init::Const(0.25))?;
         Ok(Self { name, weight })
     }

@@ -3,9 +3,10 @@
 use candle_core::{Tensor, Var};
 use candle_nn::{BatchNormConfig, Init, VarBuilder};
 
-use super::name;
+use super::{check_weight, name};
 use crate::error::{Error, Result};
 use crate::ops::{Statistics, has_kernel, normalise};
+use crate::second_order::{Layer, Traced};
 
 /// Batch normalisation (Ioffe and Szegedy 2015) over the batch and all positions of each channel, with
 /// PyTorch's semantics: `eps` 1e-5, `momentum` 0.1, the biased variance to normalise with, the unbiased one
@@ -36,17 +37,15 @@ impl BatchNorm {
             let what = format!("remove_mean of {name}");
             return Err(Error::config(what, false, "true: batch normalisation takes the mean off"));
         }
-        for (what, value, fits) in [
-            ("eps", config.eps, config.eps >= 0.0 && config.eps.is_finite()),
-            ("momentum", config.momentum, (0.0..=1.0).contains(&config.momentum)),
-        ] {
-            if !fits {
-                let expected = "a number from 0, for momentum to 1";
-                return Err(Error::config(format!("{what} of {name}"), value, expected));
-            }
+        let (eps, momentum) = (config.eps, config.momentum);
+        if !(eps >= 0.0 && eps.is_finite()) {
+            return Err(Error::config(format!("eps of {name}"), eps, "a finite number, 0 or more"));
+        }
+        if !(0.0..=1.0).contains(&momentum) {
+            return Err(Error::config(format!("momentum of {name}"), momentum, "0 to 1"));
         }
         let mut running = Running::new(channels, name, &vb)?;
-        (running.eps, running.momentum) = (config.eps, config.momentum);
+        (running.eps, running.momentum) = (eps, momentum);
         let affine = config.affine.then(|| -> Result<_> {
             Ok((
                 vb.get_with_hints(channels, "weight", Init::Const(1.0))?,
@@ -68,8 +67,8 @@ impl BatchNorm {
     }
 }
 
-impl crate::second_order::Layer for BatchNorm {
-    fn forward(&self, x: &crate::Traced) -> Result<crate::Traced> {
+impl Layer for BatchNorm {
+    fn forward(&self, x: &Traced) -> Result<Traced> {
         x.batch_norm(|value| {
             let affine =
                 self.affine.as_ref().map(|(weight, bias)| (x.weight(weight), x.weight(bias)));
@@ -85,7 +84,7 @@ impl crate::second_order::Layer for BatchNorm {
 /// The running statistics of a batch normalisation, and what is done with them.
 #[derive(Debug, Clone)]
 pub(super) struct Running {
-    name: String,
+    pub(super) name: String,
     mean: Tensor,
     variance: Tensor,
     eps: f64,
@@ -97,6 +96,7 @@ impl Running {
         if channels == 0 {
             return Err(Error::config(format!("channels of {name}"), channels, "1 or more"));
         }
+        check_weight(&name, &[channels])?;
         Ok(Self {
             name,
             mean: vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?,
@@ -115,11 +115,8 @@ impl Running {
         affine: Option<(&Tensor, &Tensor)>,
     ) -> Result<Tensor> {
         let channels = self.mean.elem_count();
-        let misfit = |expected: String| Error::Shape {
-            what: format!("the input of {}", self.name),
-            got: x.dims().to_vec(),
-            expected,
-        };
+        Traced::untracked(x).check_input(&self.name, Some(&self.mean))?;
+        let misfit = |expected: String| Error::input(&self.name, x.dims(), expected);
         let count = match x.dims() {
             [batch, c, rest @ ..] if *c == channels => batch * rest.iter().product::<usize>(),
             _ => return Err(misfit(format!("(batch, {channels}, ...)"))),

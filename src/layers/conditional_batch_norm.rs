@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 
-use super::{batch_norm::Running, check_labels};
+use super::{batch_norm::Running, check_labels, check_weight};
 use crate::error::Result;
 
 /// Batch normalisation whose weight and bias depend on the sample's class (de Vries et al. 2017), as the WGAN-GP code's
@@ -29,6 +29,7 @@ impl ConditionalBatchNorm {
         if classes == 0 {
             return Err(crate::Error::config(format!("classes of {name}"), classes, "1 or more"));
         }
+        check_weight(&name, &[classes, channels])?;
         let shape = (classes, channels);
         Ok(Self {
             running: Running::new(channels, name, &vb)?,
@@ -45,7 +46,7 @@ impl ConditionalBatchNorm {
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a label that is no class.
     pub fn forward_t(&self, x: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
         let batch = x.dims().first().copied().unwrap_or_default();
-        check_labels(labels, batch, self.classes)?;
+        check_labels(&self.running.name, labels, batch, self.classes)?;
         let normalised = self.running.normalise(x, train, None)?;
         let labels = labels.to_device(x.device())?;
         let mut dims = vec![1; x.rank()];

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder, init::DEFAULT_KAIMING_NORMAL};
 use serde::{Deserialize, Serialize};
 
-use super::name;
+use super::{check_weight, name};
 use crate::error::{Error, Result};
 use crate::ops::Geometry;
 use crate::second_order::{Layer, Traced};
@@ -35,13 +35,19 @@ impl Size {
         [self.height, self.width]
     }
 
-    /// Refuses a size that is 0 in a dimension.
-    pub(super) fn positive(self, what: &str, layer: &str) -> Result<Self> {
-        if self.height > 0 && self.width > 0 {
+    /// Refuses a size outside a range that nobody leaves on purpose.
+    pub(super) fn check(self, least: usize, what: &str, layer: &str) -> Result<Self> {
+        let range = least..=Geometry::MOST;
+        if range.contains(&self.height) && range.contains(&self.width) {
             return Ok(self);
         }
         let value = format!("{} x {}", self.height, self.width);
-        Err(Error::config(format!("{what} of {layer}"), value, "1 or more in both dimensions"))
+        let expected = format!("{least} to {} in both dimensions", Geometry::MOST);
+        Err(Error::config(format!("{what} of {layer}"), value, expected))
+    }
+
+    pub(super) fn positive(self, what: &str, layer: &str) -> Result<Self> {
+        self.check(1, what, layer)
     }
 }
 
@@ -49,9 +55,9 @@ impl Size {
 ///
 /// | field | default | range |
 /// |---|---|---|
-/// | `stride` | 1 | 1 or more |
-/// | `padding` | 0 | any: zeros on each side |
-/// | `dilation` | 1 | 1 or more |
+/// | `stride` | 1 | 1 to 1024 |
+/// | `padding` | 0 | 0 to 1024: zeros on each side |
+/// | `dilation` | 1 | 1 to 1024 |
 /// | `groups` | 1 | a divisor of both numbers of channels |
 /// | `bias` | true | |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,10 +85,10 @@ impl Default for Conv2dConfig {
 ///
 /// | field | default | range |
 /// |---|---|---|
-/// | `stride` | 1 | 1 or more |
-/// | `padding` | 0 | any: rows cut off each side |
-/// | `output_padding` | 0 | less than the stride: rows added below and to the right |
-/// | `dilation` | 1 | 1 or more |
+/// | `stride` | 1 | 1 to 1024 |
+/// | `padding` | 0 | 0 to 1024: rows and columns cut off each side |
+/// | `output_padding` | 0 | less than the stride: rows added below and columns to the right |
+/// | `dilation` | 1 | 1 to 1024 |
 /// | `groups` | 1 | a divisor of both numbers of channels |
 /// | `bias` | true | |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,10 +123,12 @@ impl Default for ConvTranspose2dConfig {
 
 /// The parameters of a convolution: `weight` of this shape, and `bias` for the output channels.
 fn parameters(
+    layer: &str,
     shape: [usize; 4],
     outputs: Option<usize>,
     vb: &VarBuilder,
 ) -> Result<(Tensor, Option<Tensor>)> {
+    check_weight(layer, &shape)?;
     let weight = vb.get_with_hints(shape.to_vec(), "weight", DEFAULT_KAIMING_NORMAL)?;
     let bound = 1.0 / (shape[1..].iter().product::<usize>().max(1) as f64).sqrt();
     let uniform = Init::Uniform { lo: -bound, up: bound };
@@ -130,16 +138,22 @@ fn parameters(
 
 /// The checks that both kinds of convolution share.
 fn check_channels(layer: &str, channels: [usize; 2], groups: usize) -> Result<()> {
+    if groups == 0 {
+        return Err(Error::config(format!("groups of {layer}"), groups, "1 or more"));
+    }
     for (what, count) in ["in_channels", "out_channels"].into_iter().zip(channels) {
-        if groups == 0 || count == 0 || count % groups != 0 {
-            let expected = format!("1 or more, in a multiple of the {groups} groups");
+        if count == 0 || count % groups != 0 {
+            let expected = format!("1 or more, and a multiple of its {groups} groups");
             return Err(Error::config(format!("{what} of {layer}"), count, expected));
         }
     }
     Ok(())
 }
 
-/// A convolution of `(batch, in_channels, height, width)` to `(batch, out_channels, ...)`.
+/// A convolution of `(batch, in_channels, height, width)` to `(batch, out_channels, ...)`, PyTorch's `Conv2d`.
+///
+/// Candle-nn's has one number for both dimensions, and its gradient is wrong where stride and size leave an unequal rest in
+/// height and width.
 ///
 /// Parameters: `weight` `(out_channels, in_channels / groups, kernel height, kernel width)`, `bias` `(out_channels,)`. Each
 /// size of the output is `floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1`.
@@ -168,12 +182,12 @@ impl Conv2d {
         check_channels(&name, [in_channels, out_channels], config.groups)?;
         let geometry = Geometry {
             stride: config.stride.positive("stride", &name)?.pair(),
-            padding: config.padding.pair(),
+            padding: config.padding.check(0, "padding", &name)?.pair(),
             dilation: config.dilation.positive("dilation", &name)?.pair(),
             groups: config.groups,
         };
         let shape = [out_channels, in_channels / config.groups, kernel.height, kernel.width];
-        let (weight, bias) = parameters(shape, config.bias.then_some(out_channels), &vb)?;
+        let (weight, bias) = parameters(&name, shape, config.bias.then_some(out_channels), &vb)?;
         Ok(Self { name, weight, bias, geometry })
     }
 }
@@ -185,7 +199,9 @@ impl Layer for Conv2d {
 }
 
 /// A transposed convolution of `(batch, in_channels, height, width)` to `(batch, out_channels, ...)`: the gradient of a
-/// [`Conv2d`] for its input, as a layer.
+/// [`Conv2d`] for its input, as a layer; PyTorch's `ConvTranspose2d`.
+///
+/// Candle's runs without a matrix product on the CPU, and has no groups.
 ///
 /// Parameters: `weight` `(in_channels, out_channels / groups, kernel height, kernel width)`, `bias` `(out_channels,)`. Each
 /// size of the output is `(size - 1) stride - 2 padding + dilation (kernel - 1) + output_padding + 1`.
@@ -217,7 +233,7 @@ impl ConvTranspose2d {
         check_channels(&name, [in_channels, out_channels], config.groups)?;
         let geometry = Geometry {
             stride: config.stride.positive("stride", &name)?.pair(),
-            padding: config.padding.pair(),
+            padding: config.padding.check(0, "padding", &name)?.pair(),
             dilation: config.dilation.positive("dilation", &name)?.pair(),
             groups: config.groups,
         };
@@ -228,7 +244,7 @@ impl ConvTranspose2d {
             return Err(Error::config(what, format!("{output_padding:?}"), expected));
         }
         let shape = [in_channels, out_channels / config.groups, kernel.height, kernel.width];
-        let (weight, bias) = parameters(shape, config.bias.then_some(out_channels), &vb)?;
+        let (weight, bias) = parameters(&name, shape, config.bias.then_some(out_channels), &vb)?;
         Ok(Self { name, weight, bias, geometry, output_padding })
     }
 }

@@ -3,11 +3,11 @@
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder, init::DEFAULT_KAIMING_NORMAL};
 
-use super::name;
+use super::{check_weight, name};
 use crate::error::{Error, Result};
 use crate::second_order::{Layer, Traced};
 
-/// `x Wᵀ + b` on `(batch, ..., in_features)`, with parameters `weight` `(out_features, in_features)` and `bias`
+/// `x Wᵀ + b` on `(batch, ..., in_features)`, PyTorch's `Linear`, with parameters `weight` `(out_features, in_features)` and `bias`
 /// `(out_features,)`.
 ///
 /// ```
@@ -56,6 +56,7 @@ impl Linear {
             }
         }
         let shape = (out_features, in_features);
+        check_weight(&name, &[out_features, in_features])?;
         let weight = vb.get_with_hints(shape, "weight", DEFAULT_KAIMING_NORMAL)?;
         Ok(Self { name, weight, bias: None })
     }

@@ -2,7 +2,8 @@
 //!
 //! Each takes its parameters from a candle `VarBuilder` under PyTorch's names and works on both kinds of tensor: on
 //! [`Traced`](crate::Traced) ones in a critic, exact to the second order, and on plain candle tensors in a generator, as a
-//! candle `Module`. An error names the layer by its path, such as `block1.conv2`.
+//! candle `Module`. (The two batch normalisations are for generators, and take more than a tensor.) An error names a layer
+//! that has parameters by its path, such as `block1.conv2`, others by their settings.
 //!
 //! ```
 //! use candle_core::Tensor;
@@ -53,7 +54,7 @@
 //! | [`PReLU`], [`Activation`] | the same | slope 1 at 0 for ReLU, (1 + slope) / 2 for leaky ReLU; PyTorch's are 0 and slope |
 //! | [`AvgPool2d`] | the same | one that takes only windows that do not overlap |
 //! | [`UpsampleNearest2d`] | `Upsample(mode="nearest")` | a gradient that overwrites another: wrong in every residual generator |
-//! | [`PixelShuffle`] | the same | - |
+//! | [`PixelShuffle`] | the same | nothing: candle-nn's is a function on plain tensors, which a critic cannot trace |
 //! | [`SpectralNorm`] | `utils.spectral_norm` | absent |
 
 mod activation;
@@ -79,7 +80,7 @@ pub use spectral_norm::{Normalised, SpectralNorm};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::second_order::{Layer, Traced};
 
 /// What errors call a layer: its path in the model, or its kind where it has none.
@@ -88,6 +89,17 @@ fn name(kind: &str, vb: &VarBuilder) -> String {
         path if path.is_empty() => kind.to_owned(),
         path => format!("{path} ({kind})"),
     }
+}
+
+/// Refuses a weight that no memory holds.
+fn check_weight(layer: &str, shape: &[usize]) -> Result<()> {
+    const MOST_ELEMENTS: usize = 1 << 32;
+    let count = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+    if count.is_some_and(|count| count <= MOST_ELEMENTS) {
+        return Ok(());
+    }
+    let what = format!("the shape of the weight of {layer}");
+    Err(Error::config(what, format!("{shape:?}"), "at most 2^32 elements"))
 }
 
 /// Applies a layer to a plain tensor, for generators.

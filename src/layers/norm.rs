@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 
-use super::name;
+use super::{check_weight, name};
 use crate::error::{Error, Result};
 use crate::second_order::{Layer, Traced};
 
@@ -45,6 +45,9 @@ impl Affine {
 /// Over `[features]` it is the usual form; over `[channels, height, width]` it normalises all of a sample's features with a
 /// weight for each. The WGAN-GP critic has one weight for each channel instead: [`GroupNorm::per_sample`].
 ///
+/// Candle-nn's silently cuts the graph on contiguous input, so that no gradient reaches what came before it, and takes one
+/// dimension only.
+///
 /// Parameters: `weight` and `bias`, both of `normalized_shape`.
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
@@ -65,6 +68,7 @@ impl LayerNorm {
             let expected = "at least one dimension, each 1 or more";
             return Err(Error::config(what, format!("{normalized_shape:?}"), expected));
         }
+        check_weight(&name, normalized_shape)?;
         let affine = Affine::new(normalized_shape, &vb)?;
         Ok(Self { name, normalized_shape: normalized_shape.to_vec(), affine })
     }
@@ -72,13 +76,11 @@ impl LayerNorm {
 
 impl Layer for LayerNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
+        x.check_input(&self.name, Some(&self.affine.weight))?;
         let (dims, shape) = (x.dims().to_vec(), &self.normalized_shape);
         if !dims.ends_with(shape) {
-            return Err(Error::Shape {
-                what: format!("the input of {}", self.name),
-                got: dims,
-                expected: format!("one that ends with {shape:?}"),
-            });
+            let expected = format!("one that ends with {shape:?}");
+            return Err(Error::input(&self.name, &dims, expected));
         }
         let features: usize = shape.iter().product();
         let rows = dims.iter().take(dims.len() - shape.len()).product::<usize>();
@@ -88,6 +90,8 @@ impl Layer for LayerNorm {
 }
 
 /// Group normalisation of `(batch, channels, ...)` (Wu and He 2018), PyTorch's `GroupNorm`; `eps` 1e-5.
+///
+/// Candle-nn's keeps its parameters to itself, so that a critic cannot trace it.
 ///
 /// Parameters: `weight` and `bias`, both `(channels,)`.
 #[derive(Debug, Clone)]
@@ -105,7 +109,11 @@ impl GroupNorm {
     /// [`Error::InvalidConfig`] where the groups do not divide the channels; candle's if a parameter cannot be made.
     pub fn new(groups: usize, channels: usize, vb: VarBuilder) -> Result<Self> {
         let name = name("GroupNorm", &vb);
-        if groups == 0 || channels == 0 || !channels.is_multiple_of(groups) {
+        if channels == 0 {
+            return Err(Error::config(format!("channels of {name}"), channels, "1 or more"));
+        }
+        check_weight(&name, &[channels])?;
+        if groups == 0 || !channels.is_multiple_of(groups) {
             let expected = format!("a divisor of its {channels} channels");
             return Err(Error::config(format!("groups of {name}"), groups, expected));
         }
@@ -124,19 +132,20 @@ impl GroupNorm {
 
 impl Layer for GroupNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
+        x.check_input(&self.name, self.affine.as_ref().map(|affine| &affine.weight))?;
         let dims = x.dims().to_vec();
         let (batch, positions) = match dims.as_slice() {
             [batch, channels, rest @ ..] if *channels == self.channels => {
                 (*batch, rest.iter().product::<usize>())
             }
             _ => {
-                return Err(Error::Shape {
-                    what: format!("the input of {}", self.name),
-                    got: dims,
-                    expected: format!("(batch, {}, ...)", self.channels),
-                });
+                let expected = format!("(batch, {}, ...)", self.channels);
+                return Err(Error::input(&self.name, &dims, expected));
             }
         };
+        if positions == 0 {
+            return Err(Error::input(&self.name, &dims, "at least one value a channel"));
+        }
         let features = self.channels / self.groups * positions;
         let y = standardise(&x.reshape((batch, self.groups, features))?)?;
         match &self.affine {
@@ -150,7 +159,7 @@ impl Layer for GroupNorm {
 }
 
 /// Instance normalisation of `(batch, channels, height, width)` (Ulyanov et al. 2016): each channel of each sample by
-/// itself, PyTorch's `InstanceNorm2d` without running statistics; `eps` 1e-5.
+/// itself, PyTorch's `InstanceNorm2d` without running statistics; `eps` 1e-5. Candle-nn has none.
 ///
 /// Parameters, of the affine form: `weight` and `bias`, both `(channels,)`.
 #[derive(Debug, Clone)]
@@ -182,15 +191,14 @@ impl InstanceNorm2d {
 impl Layer for InstanceNorm2d {
     fn forward(&self, x: &Traced) -> Result<Traced> {
         match *x.dims() {
-            [_, _, height, width] if height * width > 1 => self.0.forward(x),
-            _ => Err(Error::Shape {
-                what: format!("the input of {}", self.0.name),
-                got: x.dims().to_vec(),
-                expected: format!(
-                    "(batch, {}, height, width) with more than one value a channel",
-                    self.0.channels
-                ),
-            }),
+            [_, _, height, width] if height.saturating_mul(width) > 1 => self.0.forward(x),
+            _ => {
+                let channels = self.0.channels;
+                let expected = format!(
+                    "(batch, {channels}, height, width) with more than one value a channel"
+                );
+                Err(Error::input(&self.0.name, x.dims(), expected))
+            }
         }
     }
 }

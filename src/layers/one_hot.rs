@@ -4,18 +4,23 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 
-/// Holds labels to be `(batch,)`, of whole numbers below `classes`.
-pub(crate) fn check_labels(labels: &Tensor, batch: usize, classes: usize) -> Result<()> {
+/// Holds the labels of `owner`, a layer or a model, to be `(batch,)`, of whole numbers below `classes`.
+pub(crate) fn check_labels(
+    owner: &str,
+    labels: &Tensor,
+    batch: usize,
+    classes: usize,
+) -> Result<()> {
     if labels.dtype() != DType::U32 {
         return Err(Error::DType {
-            what: "the batch of labels".into(),
+            what: format!("the batch of labels of {owner}"),
             got: format!("{:?}", labels.dtype()),
             expected: "U32".into(),
         });
     }
     if labels.dims() != [batch] {
         return Err(Error::Shape {
-            what: "the batch of labels".into(),
+            what: format!("the batch of labels of {owner}"),
             got: labels.dims().to_vec(),
             expected: format!("({batch},), one label a sample"),
         });
@@ -23,16 +28,14 @@ pub(crate) fn check_labels(labels: &Tensor, batch: usize, classes: usize) -> Res
     match labels.to_vec1::<u32>()?.into_iter().find(|&label| label as usize >= classes) {
         Some(label) => {
             let expected = format!("less than {classes}, the number of classes");
-            Err(Error::config("a label", label, expected))
+            Err(Error::config(format!("a label of {owner}"), label, expected))
         }
         None => Ok(()),
     }
 }
 
-/// Labels `(batch,)` as rows `(batch, classes)` of zeros with a single one, in the type and on the device of `like`.
+/// Labels `(batch,)` as rows `(batch, classes)` of zeros with a single one, in the type and on the device of `like`. They must have been checked.
 pub(crate) fn one_hot(labels: &Tensor, classes: usize, like: &Tensor) -> Result<Tensor> {
-    let batch = labels.dims().first().copied().unwrap_or_default();
-    check_labels(labels, batch, classes)?;
     let labels = labels.to_device(like.device())?;
     let numbers = Tensor::arange(0, classes as u32, like.device())?.unsqueeze(0)?;
     Ok(labels.unsqueeze(1)?.broadcast_eq(&numbers)?.to_dtype(like.dtype())?)

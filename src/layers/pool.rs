@@ -5,19 +5,17 @@ use candle_core::{Device, Tensor};
 use super::Size;
 use crate::error::{Error, Result};
 use crate::ops::Geometry;
-use crate::second_order::{Layer, Traced};
+use crate::second_order::{Layer, Traced, can_be_held};
 
 fn misfit(layer: &str, x: &Traced, expected: impl Into<String>) -> Error {
-    Error::Shape {
-        what: format!("the input of {layer}"),
-        got: x.dims().to_vec(),
-        expected: expected.into(),
-    }
+    Error::input(layer, x.dims(), expected)
 }
 
 /// The mean of each window of `(batch, channels, height, width)`, PyTorch's `AvgPool2d`: padding zeros count.
 ///
-/// Rows and columns that no whole window covers are passed over.
+/// Rows and columns that no whole window covers are passed over: each size of the output is
+/// `floor((size + 2 padding - kernel_size) / stride) + 1`. Candle's takes only windows that do not overlap. Sizes outside 1 to
+/// 1024 are an error where the layer is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AvgPool2d {
     kernel_size: Size,
@@ -46,7 +44,7 @@ impl Layer for AvgPool2d {
         let layer = format!("{self:?}");
         kernel_size.positive("kernel_size", &layer)?;
         stride.positive("stride", &layer)?;
-        if 2 * padding.height > kernel_size.height || 2 * padding.width > kernel_size.width {
+        if padding.height > kernel_size.height / 2 || padding.width > kernel_size.width / 2 {
             let expected = "at most half of kernel_size";
             return Err(Error::config(
                 format!("padding of {layer}"),
@@ -60,6 +58,7 @@ impl Layer for AvgPool2d {
             dilation: [1, 1],
             groups: 1,
         };
+        x.check_input(&layer, None)?;
         let &[batch, channels, height, width] = x.dims() else {
             return Err(misfit(&layer, x, "(batch, channels, height, width)"));
         };
@@ -82,7 +81,10 @@ impl Layer for AvgPool2d {
 }
 
 /// Each pixel of `(batch, channels, height, width)` repeated, PyTorch's `Upsample(scale_factor, mode="nearest")` for whole
-/// factors.
+/// factors: `(batch, channels, height * factor, width * factor)`.
+///
+/// Candle's overwrites its input's gradient instead of adding to it, which is wrong wherever the input has another consumer,
+/// as in every residual generator. A factor outside 1 to 1024 is an error where the layer is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpsampleNearest2d {
     scale_factor: Size,
@@ -100,8 +102,14 @@ impl Layer for UpsampleNearest2d {
     fn forward(&self, x: &Traced) -> Result<Traced> {
         let layer = format!("{self:?}");
         let factor = self.scale_factor.positive("scale_factor", &layer)?;
+        x.check_input(&layer, None)?;
         match x.dims() {
-            [_, _, _, _] => x.repeat_to_windows(factor.pair()),
+            &[batch, channels, height, width]
+                if can_be_held(&[batch, channels, height, width, factor.height, factor.width]) =>
+            {
+                x.repeat_to_windows(factor.pair())
+            }
+            [_, _, _, _] => Err(misfit(&layer, x, "an image that memory can hold enlarged")),
             _ => Err(misfit(&layer, x, "(batch, channels, height, width)")),
         }
     }
@@ -126,6 +134,7 @@ impl Layer for PixelShuffle {
     fn forward(&self, x: &Traced) -> Result<Traced> {
         let (factor, layer) = (self.upscale_factor, format!("{self:?}"));
         let square = factor.checked_mul(factor).unwrap_or_default();
+        x.check_input(&layer, None)?;
         match *x.dims() {
             [batch, channels, height, width] if square > 0 && channels % square == 0 => x
                 .reshape(vec![batch, channels / square, factor, factor, height, width])?

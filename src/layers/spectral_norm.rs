@@ -17,7 +17,7 @@ const EPS: f64 = 1e-12;
 /// weight through the matrix and through the singular value.
 ///
 /// Parameters: `weight_orig` in place of the layer's `weight`, and `bias`; buffers: `weight_u` and `weight_v`, the
-/// vectors, saved with the model. Since each pass moves them, a critic that has them is run over the real and the generated
+/// vectors, saved with the model. There is no evaluation mode: every pass moves them, one that only asks for scores too. So a critic that has them is run over the real and the generated
 /// batch one after the other, as PyTorch programs run it.
 ///
 /// ```
@@ -77,8 +77,11 @@ impl<L: Normalised> SpectralNorm<L> {
         build: impl FnOnce(VarBuilder<'a>) -> Result<L>,
     ) -> Result<Self> {
         let (dtype, device) = (vb.dtype(), vb.device().clone());
-        let renamed = VarBuilder::from_backend(Box::new(Renamed(vb.clone())), dtype, device);
-        let layer = build(renamed)?;
+        let prefix = vb.prefix();
+        let renamed = Renamed { root: vb.root(), prefix: prefix.clone() };
+        let renamed = VarBuilder::from_backend(Box::new(renamed), dtype, device);
+        // Under the same path, so that errors name it.
+        let layer = build(if prefix.is_empty() { renamed } else { renamed.pp(prefix) })?;
         let (outputs, rest) = matrix::<L>(layer.weight())?.dims2()?;
         let normal = Init::Randn { mean: 0.0, stdev: 1.0 };
         let vector =
@@ -86,18 +89,17 @@ impl<L: Normalised> SpectralNorm<L> {
         Ok(Self { u: vector(outputs, "weight_u")?, v: vector(rest, "weight_v")?, layer })
     }
 
-    /// The weight over its largest singular value, after one step of the power iteration.
-    fn normalised_weight(&self) -> Result<Tensor> {
+    /// The weight over its largest singular value, after one step of the power iteration, and the two vectors. A weight of
+    /// zero stays zero, and leaves the vectors as they were.
+    fn normalised_weight(&self) -> Result<(Tensor, [Tensor; 2])> {
         let weight = self.layer.weight();
         let fixed = matrix::<L>(&weight.detach())?;
-        let u = self.u.detach().unsqueeze(1)?;
-        let v = unit(&fixed.t()?.matmul(&u)?)?;
-        let u = unit(&fixed.matmul(&v)?)?;
-        for (buffer, vector) in [(&self.u, &u), (&self.v, &v)] {
-            Var::from_tensor(buffer)?.set(&vector.flatten_all()?)?;
-        }
+        let (u, v) = (self.u.detach().unsqueeze(1)?, self.v.detach().unsqueeze(1)?);
+        let v = unit(&fixed.t()?.matmul(&u)?, &v)?;
+        let u = unit(&fixed.matmul(&v)?, &u)?;
         let sigma = matrix::<L>(weight)?.matmul(&v)?.mul(&u)?.sum_all()?;
-        Ok(weight.broadcast_div(&sigma)?)
+        let sigma = sigma.add(&is_zero(&sigma)?)?;
+        Ok((weight.broadcast_div(&sigma)?, [u, v]))
     }
 }
 
@@ -107,23 +109,40 @@ fn matrix<L: Normalised>(weight: &Tensor) -> Result<Tensor> {
     Ok(turned.flatten_from(1)?)
 }
 
-fn unit(vector: &Tensor) -> Result<Tensor> {
-    let norm = vector.sqr()?.sum_all()?.sqrt()?.maximum(EPS)?;
-    Ok(vector.broadcast_div(&norm)?)
+/// The vector at length 1, or the former one where it is zero.
+fn unit(vector: &Tensor, former: &Tensor) -> Result<Tensor> {
+    let norm = vector.sqr()?.sum_all()?.sqrt()?;
+    let zero = is_zero(&norm)?;
+    let kept = vector.add(&former.broadcast_mul(&zero)?)?;
+    Ok(kept.broadcast_div(&norm.add(&zero)?.maximum(EPS)?)?)
+}
+
+/// 1 for a scalar that is zero, else 0; a constant.
+fn is_zero(scalar: &Tensor) -> Result<Tensor> {
+    Ok(scalar.detach().eq(0.0)?.to_dtype(scalar.dtype())?)
 }
 
 impl<L: Normalised> Layer for SpectralNorm<L> {
     fn forward(&self, x: &Traced) -> Result<Traced> {
-        self.layer.with_weight(self.normalised_weight()?).forward(x)
+        let (weight, [u, v]) = self.normalised_weight()?;
+        let y = self.layer.with_weight(weight).forward(x)?;
+        for (buffer, vector) in [(&self.u, u), (&self.v, v)] {
+            Var::from_tensor(buffer)?.set(&vector.flatten_all()?)?;
+        }
+        Ok(y)
     }
 }
 
-/// Hands out another builder's tensors with `weight` called `weight_orig`.
-struct Renamed<'a>(VarBuilder<'a>);
+/// Hands out another builder's tensors with the `weight` at a path called `weight_orig`.
+struct Renamed<'a> {
+    root: VarBuilder<'a>,
+    prefix: String,
+}
 
 impl Renamed<'_> {
-    fn name(name: &str) -> &str {
-        if name == "weight" { "weight_orig" } else { name }
+    fn name(&self, name: &str) -> String {
+        let leaf = name.strip_prefix(&self.prefix).map(|leaf| leaf.trim_start_matches('.'));
+        if leaf == Some("weight") { format!("{name}_orig") } else { name.to_owned() }
     }
 }
 
@@ -136,14 +155,14 @@ impl SimpleBackend for Renamed<'_> {
         dtype: DType,
         _: &Device,
     ) -> candle_core::Result<Tensor> {
-        self.0.get_with_hints_dtype(shape, Self::name(name), hint, dtype)
+        self.root.get_with_hints_dtype(shape, &self.name(name), hint, dtype)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, _: &Device) -> candle_core::Result<Tensor> {
-        self.0.get_unchecked_dtype(Self::name(name), dtype)
+        self.root.get_unchecked_dtype(&self.name(name), dtype)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.0.contains_tensor(Self::name(name))
+        self.root.contains_tensor(&self.name(name))
     }
 }

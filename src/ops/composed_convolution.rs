@@ -161,7 +161,7 @@ mod tests {
             let x = draw("image", &[2, 2 * groups, image[0], image[1]]);
             let w = draw("kernel", &[3 * groups, 2, kernel[0], kernel[1]]);
             let y = draw("map", &[2, 3 * groups, map[0], map[1]]);
-            compare(convolution::conv2d(&x, &w, geometry), conv2d(&x, &w, geometry), [&x, &w]);
+            compare(convolution::conv2d(&x, &w, None, geometry), conv2d(&x, &w, geometry), [&x, &w]);
             let ours = convolution::conv2d_input(&y, &w, None, image, geometry);
             compare(ours, conv2d_input(&y, &w, image, geometry), [&y, &w]);
         }

@@ -18,27 +18,18 @@ use crate::kernels::convolution::{Convolution, Geometry, for_image, for_kernel, 
 use crate::kernels::reduce::sum_channels;
 use crate::kernels::{Real, for_real, slice};
 
-/// Maps of images: (batch, inputs, height, width), (outputs, inputs / groups, down, right) -> (batch, outputs, ...).
-pub(crate) fn conv2d(image: &Tensor, kernel: &Tensor, geometry: Geometry) -> Result<Tensor> {
-    if ours(image, kernel) {
-        Product::Map.apply(geometry, image, kernel)
-    } else {
-        composed_convolution::conv2d(image, kernel, geometry)
-    }
-}
-
-/// The same plus a bias (outputs,).
-pub(crate) fn conv2d_with_bias(
+/// Maps of images: (batch, inputs, height, width), (outputs, inputs / groups, down, right) -> (batch, outputs, ...), plus a
+/// bias (outputs,).
+pub(crate) fn conv2d(
     image: &Tensor,
     kernel: &Tensor,
-    bias: &Tensor,
+    bias: Option<&Tensor>,
     geometry: Geometry,
 ) -> Result<Tensor> {
-    if ours(image, kernel) && bias.dtype() == image.dtype() {
-        let op = Biased(Bilinear { product: Product::Map, geometry });
-        image.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)
+    if ours(image, kernel, bias) {
+        Product::Map.apply_with_bias(geometry, image, kernel, bias)
     } else {
-        add_bias(&composed_convolution::conv2d(image, kernel, geometry)?, bias)
+        add_bias(composed_convolution::conv2d(image, kernel, geometry)?, bias)
     }
 }
 
@@ -51,26 +42,25 @@ pub(crate) fn conv2d_input(
     image: [usize; 2],
     geometry: Geometry,
 ) -> Result<Tensor> {
-    let product = Product::Image(image);
-    match bias {
-        None if ours(map, kernel) => product.apply(geometry, map, kernel),
-        Some(bias) if ours(map, kernel) && bias.dtype() == map.dtype() => {
-            let op = Biased(Bilinear { product, geometry });
-            map.contiguous()?.apply_op3(&kernel.contiguous()?, &bias.contiguous()?, op)
-        }
-        _ => {
-            let images = composed_convolution::conv2d_input(map, kernel, image, geometry)?;
-            bias.map_or(Ok(images.clone()), |bias| add_bias(&images, bias))
-        }
+    if ours(map, kernel, bias) {
+        Product::Image(image).apply_with_bias(geometry, map, kernel, bias)
+    } else {
+        add_bias(composed_convolution::conv2d_input(map, kernel, image, geometry)?, bias)
     }
 }
 
-fn ours(a: &Tensor, b: &Tensor) -> bool {
-    has_kernel(a) && has_kernel(b) && a.dtype() == b.dtype()
+fn ours(a: &Tensor, b: &Tensor, bias: Option<&Tensor>) -> bool {
+    has_kernel(a)
+        && has_kernel(b)
+        && a.dtype() == b.dtype()
+        && bias.is_none_or(|bias| bias.dtype() == a.dtype())
 }
 
-fn add_bias(maps: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    maps.broadcast_add(&bias.reshape((1, (), 1, 1))?)
+fn add_bias(maps: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) => maps.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+        None => Ok(maps),
+    }
 }
 
 /// Which of the three is computed from the other two; with the size of what they do not tell.
@@ -88,6 +78,20 @@ impl Product {
     fn apply(self, geometry: Geometry, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let op = Bilinear { product: self, geometry };
         a.contiguous()?.apply_op2(&b.contiguous()?, op)
+    }
+
+    fn apply_with_bias(
+        self,
+        geometry: Geometry,
+        a: &Tensor,
+        b: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let Some(bias) = bias else {
+            return self.apply(geometry, a, b);
+        };
+        let op = Biased(Bilinear { product: self, geometry });
+        a.contiguous()?.apply_op3(&b.contiguous()?, &bias.contiguous()?, op)
     }
 }
 

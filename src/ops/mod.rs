@@ -19,7 +19,7 @@ mod product;
 
 pub(crate) use activation::{activate, activate_gradient};
 pub(crate) use batch_norm::{Statistics, normalise};
-pub(crate) use convolution::{conv2d, conv2d_input, conv2d_with_bias};
+pub(crate) use convolution::{conv2d, conv2d_input};
 pub(crate) use finite::first_non_finite;
 pub(crate) use gradient_probe::GradientProbe;
 pub(crate) use linear::linear;

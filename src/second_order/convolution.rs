@@ -1,6 +1,6 @@
 //! Convolutions, and windows that are averaged or repeated.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::{Conv1d, Conv2d, ConvTranspose2d};
 
 use super::{Layer, Traced};
@@ -20,30 +20,25 @@ impl Traced {
     ) -> Result<Self> {
         let (outputs, inputs, down, right) = kernel.dims4()?;
         let inputs = inputs * geometry.groups;
-        let misfit = |expected: String| Error::Shape {
-            what: format!("the input of {layer}"),
-            got: self.dims().to_vec(),
-            expected,
-        };
-        let &[_, channels, height, width] = self.dims() else {
+        let misfit = |expected: String| Error::input(layer, self.dims(), expected);
+        self.check_factor(layer, kernel)?;
+        let &[batch, channels, height, width] = self.dims() else {
             return Err(misfit(format!("(batch, {inputs}, height, width)")));
         };
         if channels != inputs || outputs % geometry.groups != 0 {
             return Err(misfit(format!("(batch, {inputs}, height, width)")));
         }
         let size = [height, width];
-        if geometry.map_size(size, [down, right]).is_none() {
+        let map = geometry.map_size(size, [down, right]).filter(|_| geometry.is_sensible());
+        if !map.is_some_and(|[rows, columns]| can_be_held(&[batch, outputs, rows, columns])) {
             return Err(misfit(format!(
-                "a height and a width of at least the kernel's, {down} x {right}, once padded: {geometry:?}"
+                "a height and a width of at least the kernel's, {down} x {right}, once padded, and an output that memory \
+                 can hold: {geometry}"
             )));
         }
         let kernel = self.weight(kernel);
-        let value = match bias {
-            Some(bias) => {
-                ops::conv2d_with_bias(self.value(), &kernel, &self.weight(bias), geometry)?
-            }
-            None => ops::conv2d(self.value(), &kernel, geometry)?,
-        };
+        let bias = bias.map(|bias| self.weight(bias));
+        let value = ops::conv2d(self.value(), &kernel, bias.as_ref(), geometry)?;
         Ok(self.unary(value, move |g| ops::conv2d_input(g, &kernel, None, size, geometry)))
     }
 
@@ -57,31 +52,68 @@ impl Traced {
         output_padding: [usize; 2],
         layer: &str,
     ) -> Result<Self> {
-        let (inputs, _, down, right) = kernel.dims4()?;
-        let misfit = |expected: String| Error::Shape {
-            what: format!("the input of {layer}"),
-            got: self.dims().to_vec(),
-            expected,
-        };
-        let &[_, channels, height, width] = self.dims() else {
+        let (inputs, per_group, down, right) = kernel.dims4()?;
+        let misfit = |expected: String| Error::input(layer, self.dims(), expected);
+        self.check_factor(layer, kernel)?;
+        let &[batch, channels, height, width] = self.dims() else {
             return Err(misfit(format!("(batch, {inputs}, height, width)")));
         };
         if channels != inputs || inputs % geometry.groups != 0 {
             return Err(misfit(format!("(batch, {inputs}, height, width)")));
         }
-        let sizes = geometry.image_sizes([height, width], [down, right]);
+        let fits = (0..2).all(|d| output_padding[d] < geometry.stride[d]) && geometry.is_sensible();
+        let sizes = geometry.image_sizes([height, width], [down, right]).filter(|_| fits);
         let size = sizes.map(|(smallest, _)| [0, 1].map(|d| smallest[d] + output_padding[d]));
-        let fits = (0..2).all(|d| output_padding[d] < geometry.stride[d]);
-        let Some(size) = size.filter(|size| fits && size.iter().all(|&n| n > 0)) else {
+        let held = |&[rows, columns]: &[usize; 2]| {
+            rows > 0
+                && columns > 0
+                && can_be_held(&[batch, per_group * geometry.groups, rows, columns])
+        };
+        let Some(size) = size.filter(held) else {
             return Err(misfit(format!(
-                "an output that is not empty, and an output padding {output_padding:?} below the stride: kernel \
-                 {down} x {right}, {geometry:?}"
+                "an output that is not empty and that memory can hold, and an output padding {output_padding:?} below the \
+                 stride: kernel {down} x {right}, {geometry}"
             )));
         };
         let kernel = self.weight(kernel);
         let bias = bias.map(|bias| self.weight(bias));
         let value = ops::conv2d_input(self.value(), &kernel, bias.as_ref(), size, geometry)?;
-        Ok(self.unary(value, move |g| ops::conv2d(g, &kernel, geometry)))
+        Ok(self.unary(value, move |g| ops::conv2d(g, &kernel, None, geometry)))
+    }
+
+    /// Holds a layer's input to be of its weight's type, or of a floating-point type where it has no weight, and of
+    /// dimensions that can be multiplied.
+    pub(crate) fn check_input(&self, layer: &str, weight: Option<&Tensor>) -> Result<()> {
+        let fits = weight.map_or(self.dtype().is_float(), |weight| weight.dtype() == self.dtype());
+        if !fits {
+            return Err(Error::DType {
+                what: format!("the input of {layer}"),
+                got: format!("{:?}", self.dtype()),
+                expected: weight.map_or("a floating-point type".into(), |weight| {
+                    format!("{:?}, as its weight is", weight.dtype())
+                }),
+            });
+        }
+        // A tensor without elements may have any dimensions.
+        let others: Vec<usize> = self.dims().iter().copied().filter(|&dim| dim > 0).collect();
+        if !can_be_held(&others) {
+            let expected = "dimensions whose product memory can hold";
+            return Err(Error::input(layer, self.dims(), expected));
+        }
+        Ok(())
+    }
+
+    /// The same for a layer that multiplies matrices, which candle does not do in `bf16` on the CPU.
+    pub(super) fn check_factor(&self, layer: &str, weight: &Tensor) -> Result<()> {
+        self.check_input(layer, Some(weight))?;
+        if self.dtype() == DType::BF16 && self.device().is_cpu() {
+            return Err(Error::DType {
+                what: format!("the input of {layer}"),
+                got: "BF16".into(),
+                expected: "F16, F32 or F64 on the CPU".into(),
+            });
+        }
+        Ok(())
     }
 
     /// The mean of each window of this size, `(height, width)`, of images `(batch, channels, height, width)`, whose sizes
@@ -97,6 +129,13 @@ impl Traced {
         let value = ops::repeat_windows(self.value(), window, 1.0)?;
         Ok(self.unary(value, move |g| ops::sum_windows(g, window, 1.0)))
     }
+}
+
+/// Whether a tensor of this shape is one that a program could mean.
+pub(crate) fn can_be_held(dims: &[usize]) -> bool {
+    const MOST_ELEMENTS: usize = 1 << 36;
+    let count = dims.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+    count.is_some_and(|count| count <= MOST_ELEMENTS)
 }
 
 impl Layer for Conv2d {
@@ -119,11 +158,7 @@ impl Layer for Conv1d {
         let &candle_nn::Conv1dConfig { padding, stride, dilation, groups, .. } = self.config();
         let layer = format!("a convolution with kernel {:?}", self.weight().dims());
         if x.dims().len() != 3 {
-            return Err(Error::Shape {
-                what: format!("the input of {layer}"),
-                got: x.dims().to_vec(),
-                expected: "(batch, channels, length)".into(),
-            });
+            return Err(Error::input(&layer, x.dims(), "(batch, channels, length)"));
         }
         let geometry = Geometry {
             stride: [1, stride],

@@ -237,6 +237,7 @@ impl Traced {
 
     /// `max(x, 0) + weight * min(x, 0)` with a weight `(1,)` for all or `(channels,)` for dimension 1.
     pub(crate) fn prelu(&self, weight: &Tensor, layer: &str) -> Result<Self> {
+        self.check_input(layer, Some(weight))?;
         let count = weight.elem_count();
         let dims: Vec<usize> = match self.dims() {
             _ if count == 1 => Vec::new(),

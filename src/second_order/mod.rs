@@ -31,4 +31,5 @@ mod shape;
 mod traced;
 
 pub use apply::Layer;
+pub(crate) use convolution::can_be_held;
 pub use traced::Traced;

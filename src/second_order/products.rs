@@ -41,6 +41,7 @@ impl Traced {
         bias: Option<&Tensor>,
         layer: &str,
     ) -> Result<Self> {
+        self.check_factor(layer, weight)?;
         let weight = self.weight(weight);
         let bias = bias.map(|bias| self.weight(bias));
         let (outputs, inputs) = weight.dims2()?;
@@ -50,11 +51,7 @@ impl Traced {
                 (leading.iter().product::<usize>(), leading.to_vec())
             }
             _ => {
-                return Err(crate::Error::Shape {
-                    what: format!("the input of {layer}"),
-                    got: dims,
-                    expected: format!("(batch, {inputs})"),
-                });
+                return Err(crate::Error::input(layer, &dims, format!("(batch, {inputs})")));
             }
         };
         out_dims.push(outputs);

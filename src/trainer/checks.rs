@@ -78,7 +78,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                     format!("a label below {classes} for each sample: the models are conditional");
                 return Err(Error::config("the data set's labels", "absent", expected));
             };
-            layers::check_labels(&labels, indices.len(), classes)?;
+            layers::check_labels("the data set", &labels, indices.len(), classes)?;
         }
         Ok(())
     }

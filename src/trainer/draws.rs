@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use super::WganTrainer;
 use crate::critic::Critic;
 use crate::data::{Dataset, Loader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generator::Generator;
 use crate::random::Stream;
 
@@ -30,6 +30,26 @@ impl CriticDraws {
     #[must_use]
     pub fn new(real: Tensor, latent: Tensor, epsilon: Option<Tensor>) -> Self {
         Self { real, latent, epsilon, labels: None }
+    }
+
+    /// Holds the labels, where there are any, to be one for each real sample and each latent point.
+    pub(super) fn check(&self) -> Result<()> {
+        let Some(labels) = &self.labels else {
+            return Ok(());
+        };
+        let batches = [self.real.dims().first(), self.latent.dims().first()];
+        if labels.rank() == 1 && batches.iter().all(|&batch| batch == labels.dims().first()) {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            what: "the batch of labels".into(),
+            got: labels.dims().to_vec(),
+            expected: format!(
+                "one label for each of the real samples {:?} and of the latent points {:?}",
+                self.real.dims(),
+                self.latent.dims()
+            ),
+        })
     }
 
     /// The same with the classes `(batch,)` of the samples, of type `u32`.

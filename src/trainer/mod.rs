@@ -111,6 +111,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
     /// finite; those of the models and the optimiser.
     pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
+        draws.check()?;
         let CriticDraws { real, latent, epsilon, labels } = draws;
         let (labels, lipschitz) = (labels.as_ref(), self.config.lipschitz);
         let critic = given(self.critic.model(), labels);

@@ -31,7 +31,7 @@ impl Condition {
     pub(super) fn expect(self, labels: Option<&Tensor>, batch: usize) -> Result<()> {
         match (self.0, labels) {
             (None, None) => Ok(()),
-            (Some(classes), Some(labels)) => check_labels(labels, batch, classes),
+            (Some(classes), Some(labels)) => check_labels("the model", labels, batch, classes),
             (Some(classes), None) => Err(Error::config(
                 "the batch of labels",
                 "absent",

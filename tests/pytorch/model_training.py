@@ -139,10 +139,14 @@ RECIPES = {
     "mlp": Recipe(mlp, (1, 4, 4), c=0.3, gain=1.45),
     "mlp_labels": Recipe(mlp, (1, 4, 4), c=0.3, gain=1.4, classes=3),
     "dcgan28": Recipe(dcgan(2), (1, 28, 28), c=0.2, gain=1.4),
+    "dcgan28_labels": Recipe(dcgan(2), (1, 28, 28), c=0.2, gain=1.4, classes=3),
     "dcgan32": Recipe(dcgan(2, norm="layer"), (3, 32, 32), c=0.2, gain=0.45),
     # Batch statistics mix the samples, so no penalty: it needs each sample's own gradient.
     "dcgan32_batch": Recipe(
         dcgan(2, norm="batch"), (3, 32, 32), c=0.2, gain=1.2, strategies=("clip",)
+    ),
+    "dcgan64_batch": Recipe(
+        dcgan(1, norm="batch"), (3, 64, 64), c=0.2, gain=1.2, strategies=("clip",)
     ),
     "dcgan64": Recipe(dcgan(1, norm="instance"), (1, 64, 64), c=0.2, gain=0.36),
     "dcgan32_constant": Recipe(
@@ -152,6 +156,10 @@ RECIPES = {
     "resnet32": Recipe(resnet(32, 2), (1, 32, 32), c=0.5, gain=1.9),
     "resnet32_labels": Recipe(resnet(32, 2), (1, 32, 32), c=0.5, gain=1.8, classes=3),
     "resnet64": Recipe(resnet(64, 1), (1, 64, 64), c=0.3, gain=1.1),
+    # Two strategies stand for the rest, whose code knows nothing of labels: the file is large.
+    "resnet64_labels": Recipe(
+        resnet(64, 1), (1, 64, 64), c=0.3, gain=1.1, classes=3, strategies=("clip", "gp")
+    ),
     "spectral": Recipe(dcgan(2, spectral=True), (1, 28, 28), c=0.2, gain=1.2),
 }
 

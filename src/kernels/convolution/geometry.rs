@@ -9,6 +9,13 @@ pub(crate) struct Geometry {
     pub(crate) groups: usize,
 }
 
+impl std::fmt::Display for Geometry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stride, padding, dilation, groups } = self;
+        write!(f, "stride {stride:?}, padding {padding:?}, dilation {dilation:?}, {groups} groups")
+    }
+}
+
 /// A convolution of images `(batch, inputs, height, width)` by a kernel `(outputs, inputs / groups, height, width)` to maps
 /// `(batch, outputs, height, width)`.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +30,15 @@ pub(crate) struct Convolution {
 }
 
 impl Geometry {
+    /// The largest stride, padding or dilation that is taken for one.
+    pub(crate) const MOST: usize = 1024;
+
+    /// Whether no number is so large that sizes computed from it could overflow.
+    pub(crate) fn is_sensible(&self) -> bool {
+        let Self { stride, padding, dilation, .. } = self;
+        [stride, padding, dilation].into_iter().flatten().all(|&number| number <= Self::MOST)
+    }
+
     /// The size of the map: `floor((image + 2 padding - dilation (kernel - 1) - 1) / stride) + 1`; `None` where the window is
     /// larger than the padded image or a number is 0.
     pub(crate) fn map_size(&self, image: [usize; 2], kernel: [usize; 2]) -> Option<[usize; 2]> {

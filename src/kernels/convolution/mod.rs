@@ -9,7 +9,7 @@
 //! | [`for_kernel`] | `W = Y Xᵀ` |
 //!
 //! The columns of a few samples at a time are made in a buffer that stays in the cache. Samples are shared out between
-//! threads; for the kernel's gradient, whose sum runs over the samples, input channels are.
+//! threads; for the kernel's gradient, whose sum runs over the samples, input channels are, where there are enough of them.
 
 mod columns;
 mod geometry;

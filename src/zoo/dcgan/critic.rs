@@ -73,8 +73,24 @@ impl Default for DcganCriticConfig {
 /// | `conv4` 4x4 stride 2, `norm4`, leaky ReLU 0.2 | (batch, 512, 4, 4) | 2,097,152 + 1,024 |
 /// | `conv5` 4x4 | (batch, 1) | 8,192 |
 ///
-/// For 32 pixels the widest map is left out (661,248 parameters for one channel); for 28 the maps are 14 and 7 pixels wide and
-/// the last convolution is 7x7 (138,624).
+/// For 32 pixels and one channel (661,248):
+///
+/// | layer | output | parameters |
+/// |---|---|---|
+/// | `conv1` 4x4 stride 2, leaky ReLU 0.2 | (batch, 64, 16, 16) | 1,024 |
+/// | `conv2` 4x4 stride 2, `norm2`, leaky ReLU 0.2 | (batch, 128, 8, 8) | 131,072 + 256 |
+/// | `conv3` 4x4 stride 2, `norm3`, leaky ReLU 0.2 | (batch, 256, 4, 4) | 524,288 + 512 |
+/// | `conv4` 4x4 | (batch, 1) | 4,096 |
+///
+/// For 28 pixels and one channel (138,624):
+///
+/// | layer | output | parameters |
+/// |---|---|---|
+/// | `conv1` 4x4 stride 2, leaky ReLU 0.2 | (batch, 64, 14, 14) | 1,024 |
+/// | `conv2` 4x4 stride 2, `norm2`, leaky ReLU 0.2 | (batch, 128, 7, 7) | 131,072 + 256 |
+/// | `conv3` 7x7 | (batch, 1) | 6,272 |
+///
+/// With classes `conv1` has as many more input channels.
 #[derive(Debug)]
 pub struct DcganCritic {
     hidden: Vec<(Convolution, Norm)>,

@@ -23,8 +23,8 @@ use crate::zoo::{check_sizes, latent_batch};
 /// | `batch_norm` | true | | after every convolution but the last |
 /// | `classes` | none | 1 or more | makes the generator class-conditional |
 ///
-/// Section 4.2 of the WGAN paper drops batch normalisation and keeps the width constant, at 512:
-/// `batch_norm: false, constant_width: true, width: 512`.
+/// Where the WGAN paper shows how little a generator matters to it, batch normalisation is dropped and the width kept
+/// constant (its figure 6): `batch_norm: false, constant_width: true`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DcganGeneratorConfig {
@@ -71,9 +71,24 @@ impl Default for DcganGeneratorConfig {
 /// | `conv4` 4x4 stride 2, `bn4`, ReLU | (batch, 64, 32, 32) | 131,072 + 128 |
 /// | `conv5` 4x4 stride 2, tanh | (batch, 3, 64, 64) | 3,072 |
 ///
-/// For 32 pixels the widest map is left out (`conv1` gives `(batch, 256, 4, 4)`; 1,066,880 parameters for one channel). For
-/// 28 pixels the first convolution is 7x7 and two more follow: `(batch, 128, 7, 7)`, `(batch, 64, 14, 14)`, the image
-/// (759,680 for one channel).
+/// For 32 pixels and one channel (1,066,880):
+///
+/// | layer | output | parameters |
+/// |---|---|---|
+/// | `conv1` 4x4, `bn1`, ReLU | (batch, 256, 4, 4) | 409,600 + 512 |
+/// | `conv2` 4x4 stride 2, `bn2`, ReLU | (batch, 128, 8, 8) | 524,288 + 256 |
+/// | `conv3` 4x4 stride 2, `bn3`, ReLU | (batch, 64, 16, 16) | 131,072 + 128 |
+/// | `conv4` 4x4 stride 2, tanh | (batch, 1, 32, 32) | 1,024 |
+///
+/// For 28 pixels and one channel (759,680):
+///
+/// | layer | output | parameters |
+/// |---|---|---|
+/// | `conv1` 7x7, `bn1`, ReLU | (batch, 128, 7, 7) | 627,200 + 256 |
+/// | `conv2` 4x4 stride 2, `bn2`, ReLU | (batch, 64, 14, 14) | 131,072 + 128 |
+/// | `conv3` 4x4 stride 2, tanh | (batch, 1, 28, 28) | 1,024 |
+///
+/// With classes `conv1` has as many more input channels.
 #[derive(Debug)]
 pub struct DcganGenerator {
     hidden: Vec<(ConvTranspose2d, Option<BatchNorm>)>,

@@ -17,7 +17,7 @@ use crate::zoo::critic_norm::{CriticNorm, Norm};
 /// y = h + upsample(shortcut(x))                              a 1x1 convolution
 /// ```
 ///
-/// The WGAN-GP code upsamples before the 1x1 convolution; the two commute, to the last bit, and this order takes a quarter of
+/// The WGAN-GP code upsamples before the 1x1 convolution; the two commute, but for rounding, and this order takes a quarter of
 /// the work.
 #[derive(Debug, Clone)]
 pub struct ResidualUp {
@@ -56,7 +56,7 @@ impl ResidualUp {
     /// the block has classes.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the input does not fit;
+    /// Candle's, with the layer's own message, where the input does not fit;
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for labels that are missing, not wanted or no class.
     pub fn forward_t(&self, x: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
         let double = UpsampleNearest2d::new(2);

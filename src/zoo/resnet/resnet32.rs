@@ -45,6 +45,7 @@ impl Default for ResNet32Config {
 impl ResNet32Config {
     fn check(&self) -> Result<()> {
         let Self { channels, latent_dim, width, .. } = *self;
+        Condition::new(self.classes)?;
         check_sizes(&[("channels", channels), ("latent_dim", latent_dim), ("width", width)])
     }
 }
@@ -62,7 +63,7 @@ impl ResNet32Config {
 /// | `bn`, ReLU | (batch, 128, 32, 32) | 256 |
 /// | `conv` 3x3, tanh | (batch, 3, 32, 32) | 3,459 |
 ///
-/// With classes every batch normalisation is conditional.
+/// With classes every batch normalisation is conditional: it has 256 parameters for each class instead of 256.
 #[derive(Debug)]
 pub struct ResNet32Generator {
     fc: Linear,
@@ -136,7 +137,8 @@ impl Generator for ResNet32Generator {
 /// | ReLU, mean over all positions | (batch, 128) | 0 |
 /// | `fc` | (batch, 1) | 129 |
 ///
-/// With classes the projection `<embedding(label), h>` is added to the score, `h` what `fc` takes.
+/// With classes the projection `<embedding(label), h>` is added to the score, `h` what `fc` takes: `embedding.weight`, 128
+/// parameters for each class.
 #[derive(Debug)]
 pub struct ResNet32Critic {
     first: FirstBlock,

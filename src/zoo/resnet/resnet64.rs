@@ -48,6 +48,7 @@ impl Default for ResNet64Config {
 impl ResNet64Config {
     fn check(&self) -> Result<()> {
         let Self { channels, latent_dim, width, .. } = *self;
+        Condition::new(self.classes)?;
         check_sizes(&[("channels", channels), ("latent_dim", latent_dim), ("width", width)])
     }
 }
@@ -66,7 +67,7 @@ impl ResNet64Config {
 /// | `bn`, ReLU | (batch, 64, 64, 64) | 128 |
 /// | `conv` 3x3, tanh | (batch, 3, 64, 64) | 1,731 |
 ///
-/// With classes every batch normalisation is conditional.
+/// With classes every batch normalisation is conditional: its weight and bias have a row for each class.
 #[derive(Debug)]
 pub struct ResNet64Generator {
     fc: Linear,
@@ -145,7 +146,8 @@ impl Generator for ResNet64Generator {
 /// | `block4` | (batch, 512, 4, 4) | 4,983,808 |
 /// | `fc` | (batch, 1) | 8,193 |
 ///
-/// With classes the projection `<embedding(label), h>` is added to the score, `h` what `fc` takes.
+/// With classes the projection `<embedding(label), h>` is added to the score, `h` what `fc` takes: `embedding.weight`, 8,192
+/// parameters for each class.
 #[derive(Debug)]
 pub struct ResNet64Critic {
     conv: Conv2d,

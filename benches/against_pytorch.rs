@@ -1,0 +1,267 @@
+//! The steps of this crate beside those of PyTorch, in turn, as a Markdown table:
+//!
+//! ```console
+//! cargo bench --bench against_pytorch -- --python python3
+//! ```
+//!
+//! Each measurement is a process of its own, so that its peak memory is its own. `--filter dcgan` takes some rows,
+//! `--rounds N` the number of rounds, `--threads N` the threads of both sides.
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use clap::Parser;
+use wgan::data::TensorDataset;
+use wgan::random::Stream;
+use wgan::zoo::{
+    CriticNorm, DcganCritic, DcganCriticConfig, DcganGenerator, DcganGeneratorConfig, MlpCritic,
+    MlpGenerator, ResNet32Config, ResNet32Critic, ResNet32Generator, ResNet64Config,
+    ResNet64Critic, ResNet64Generator,
+};
+use wgan::{Critic, Generator, ModelBuilder, Network, TrainConfig, WganTrainer};
+
+/// Model, strategy, batch, timed generator steps.
+const ROWS: &[(&str, &str, usize, usize)] = &[
+    ("mlp", "clip", 64, 30),
+    ("mlp", "clip", 256, 10),
+    ("mlp", "gp", 64, 20),
+    ("mlp", "gp", 256, 8),
+    ("dcgan32-32", "clip", 64, 8),
+    ("dcgan32-32", "gp", 64, 5),
+    ("dcgan32-64", "clip", 64, 4),
+    ("dcgan32-64", "gp", 64, 3),
+    ("dcgan32-32", "clip", 256, 3),
+    ("dcgan28-32", "clip", 64, 8),
+    ("dcgan64-32", "gp", 64, 2),
+    ("resnet32-128", "gp", 64, 1),
+    ("resnet64-64", "gp", 64, 1),
+];
+
+const N_CRITIC: usize = 5;
+const WARM_UP: usize = 2;
+
+#[derive(Parser)]
+struct Arguments {
+    /// A Python with PyTorch
+    #[arg(long, default_value = "python3")]
+    python: String,
+    /// Rounds of both sides in turn; the table shows medians
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Threads of both sides
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Only rows whose name contains this
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Measures one row in this process: MODEL STRATEGY BATCH STEPS
+    #[arg(long, num_args = 4, hide = true)]
+    one: Option<Vec<String>>,
+    /// Cargo passes this to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    match arguments.one.as_deref() {
+        Some([model, strategy, batch, steps]) => {
+            measure(model, strategy, batch.parse()?, steps.parse()?)
+        }
+        _ => compare(arguments),
+    }
+}
+
+/// What a process printed about itself.
+struct Figures {
+    seconds: f64,
+    peak_mib: f64,
+    flops: f64,
+}
+
+impl Figures {
+    fn of(command: &mut Command) -> Result<Self> {
+        let output = command.output().with_context(|| format!("{command:?}"))?;
+        if !output.status.success() {
+            bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().last().unwrap_or_default();
+        let figures: serde_json::Value =
+            serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let get = |name: &str| figures[name].as_f64().unwrap_or(f64::NAN);
+        Ok(Self { seconds: get("seconds"), peak_mib: get("peak_mib"), flops: get("flops") })
+    }
+}
+
+fn compare(arguments: &Arguments) -> Result<()> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/pytorch/steps.py");
+    let peak = matrix_peak()?;
+    println!("Matrix peak, 2048 x 1024 x 1024 in f32: {:.0} GFLOP/s\n", peak / 1e9);
+    println!(
+        "| model | strategy | batch | PyTorch, ms | wgan, ms | ratio | share of peak | PyTorch, MiB | wgan, MiB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for (model, strategy, batch, steps) in ROWS {
+        if !format!("{model} {strategy} {batch}").contains(&arguments.filter) {
+            continue;
+        }
+        let row =
+            [(*model).to_owned(), (*strategy).to_owned(), batch.to_string(), steps.to_string()];
+        let threads = arguments.threads.to_string();
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        for _ in 0..arguments.rounds.max(1) {
+            theirs.push(Figures::of(
+                Command::new(&arguments.python).arg(script).args(&row).arg(&threads),
+            )?);
+            ours.push(Figures::of(
+                Command::new(std::env::current_exe()?)
+                    .arg("--one")
+                    .args(&row)
+                    .env("RAYON_NUM_THREADS", &threads)
+                    .env("CANDLE_NUM_THREADS", &threads),
+            )?);
+        }
+        let median = |figures: &[Figures], of: fn(&Figures) -> f64| {
+            let mut values: Vec<f64> = figures.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let (torch, wgan) = (median(&theirs, |f| f.seconds), median(&ours, |f| f.seconds));
+        println!(
+            "| {model} | {strategy} | {batch} | {:.1} | {:.1} | {:.2} | {:.0} % | {:.0} | {:.0} |",
+            torch * 1e3,
+            wgan * 1e3,
+            wgan / torch,
+            median(&theirs, |f| f.flops) / wgan / peak * 100.0,
+            median(&theirs, |f| f.peak_mib),
+            median(&ours, |f| f.peak_mib),
+        );
+    }
+    Ok(())
+}
+
+/// Floating-point operations a second of a large product, the best of some.
+fn matrix_peak() -> Result<f64> {
+    let draw = |name, shape| Stream::new(0, name, 0).normal(shape, DType::F32, &Device::Cpu);
+    let (a, b) = (draw("a", (2048, 1024))?, draw("b", (1024, 1024))?);
+    let mut best = f64::INFINITY;
+    for _ in 0..20 {
+        let start = Instant::now();
+        a.matmul(&b)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * 2048.0 * 1024.0 * 1024.0 / best)
+}
+
+fn measure(model: &str, strategy: &str, batch: usize, steps: usize) -> Result<()> {
+    let (kind, width) = model.split_once('-').unwrap_or((model, "0"));
+    let width = width.parse()?;
+    let build = ModelBuilder::new(0);
+    let dcgan = |image_size: usize| {
+        let generator =
+            DcganGeneratorConfig { image_size, channels: 1, width, ..Default::default() };
+        let critic = DcganCriticConfig {
+            image_size,
+            channels: 1,
+            width,
+            norm: CriticNorm::None,
+            ..Default::default()
+        };
+        (generator, critic)
+    };
+    match kind {
+        "mlp" => time(
+            build.generator(|vb| MlpGenerator::new(Default::default(), vb))?,
+            build.critic(|vb| MlpCritic::new(Default::default(), vb))?,
+            &[1, 28, 28],
+            strategy,
+            batch,
+            steps,
+        ),
+        "dcgan28" | "dcgan32" | "dcgan64" => {
+            let size = kind.trim_start_matches("dcgan").parse()?;
+            let (generator, critic) = dcgan(size);
+            time(
+                build.generator(|vb| DcganGenerator::new(generator, vb))?,
+                build.critic(|vb| DcganCritic::new(critic, vb))?,
+                &[1, size, size],
+                strategy,
+                batch,
+                steps,
+            )
+        }
+        "resnet32" => {
+            let config = ResNet32Config { width, ..Default::default() };
+            time(
+                build.generator(|vb| ResNet32Generator::new(config.clone(), vb))?,
+                build.critic(|vb| ResNet32Critic::new(config.clone(), vb))?,
+                &[3, 32, 32],
+                strategy,
+                batch,
+                steps,
+            )
+        }
+        "resnet64" => {
+            let config = ResNet64Config { width, ..Default::default() };
+            time(
+                build.generator(|vb| ResNet64Generator::new(config.clone(), vb))?,
+                build.critic(|vb| ResNet64Critic::new(config.clone(), vb))?,
+                &[3, 64, 64],
+                strategy,
+                batch,
+                steps,
+            )
+        }
+        other => bail!("no model {other}"),
+    }
+}
+
+/// Trains and prints the median seconds of a critic step with its share of a generator step.
+fn time<G: Generator, C: Critic>(
+    generator: Network<G>,
+    critic: Network<C>,
+    shape: &[usize],
+    strategy: &str,
+    batch: usize,
+    steps: usize,
+) -> Result<()> {
+    let shape = [&[4 * batch], shape].concat();
+    let samples: Tensor =
+        Stream::new(0, "data", 0).uniform(-1.0, 1.0, shape, DType::F32, &Device::Cpu)?;
+    let data = TensorDataset::new(samples)?;
+    let paper = if strategy == "clip" { TrainConfig::wgan() } else { TrainConfig::wgan_gp() };
+    let config = TrainConfig {
+        batch_size: batch,
+        n_critic: N_CRITIC,
+        generator_steps: (WARM_UP + steps) as u64,
+        ..paper
+    };
+    let history = WganTrainer::new(generator, critic, config)?.fit(&data)?;
+    let ends: Vec<f64> = history.iter().map(|record| record.seconds).collect();
+    let mut seconds: Vec<f64> =
+        ends.windows(2).skip(WARM_UP - 1).map(|pair| pair[1] - pair[0]).collect();
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2] / N_CRITIC as f64;
+    println!("{{\"seconds\": {median}, \"peak_mib\": {}}}", peak_mib());
+    Ok(())
+}
+
+/// The most memory that this process has held, where the system tells.
+fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map_or(f64::NAN, |kib| kib / 1024.0)
+}
