@@ -314,11 +314,11 @@ fn draws_that_do_not_fit() {
     let error = trainer(TrainConfig::wgan_gp()).critic_step(&fewer).unwrap_err();
     assert_says(&error, &["generated batch", "[3, 1, 2, 2]", "[4, 1, 2, 2]"]);
 
-    let error = trainer(TrainConfig::wgan()).generator_step(&zeros(&[1, 3])).unwrap_err();
+    let error = trainer(TrainConfig::wgan()).generator_step(zeros(&[1, 3])).unwrap_err();
     assert_says(&error, &["bn2 (BatchNorm)", "[1, 8]", "more than one value a channel"]);
-    let error = trainer(TrainConfig::wgan()).generator_step(&zeros(&[4, 9])).unwrap_err();
+    let error = trainer(TrainConfig::wgan()).generator_step(zeros(&[4, 9])).unwrap_err();
     assert_says(&error, &["latent", "[4, 9]"]);
-    assert!(trainer(TrainConfig::wgan()).generator_step(&zeros(&[3])).is_err());
+    assert!(trainer(TrainConfig::wgan()).generator_step(zeros(&[3])).is_err());
     assert!(trainer(TrainConfig::wgan()).sample(0).is_err());
 }
 

@@ -150,7 +150,7 @@ fn a_run_goes_on_as_if_a_failed_step_had_not_been() {
                 if failures {
                     fail(&mut trainer);
                 }
-                reports.push((critic, trainer.generator_step(&latent(step + 100)).unwrap()));
+                reports.push((critic, trainer.generator_step(latent(step + 100)).unwrap()));
             }
             (models(&trainer), reports)
         };
@@ -180,10 +180,10 @@ fn what_is_not_finite_is_named() {
             let bad = CriticDraws::new(nan(&[BATCH, 2, 2]), z, epsilon);
             let error = trainer.critic_step(&bad).unwrap_err();
             assert_names(error, step, "the Wasserstein estimate");
-            let error = trainer.generator_step(&nan(&[BATCH, 3])).unwrap_err();
+            let error = trainer.generator_step(nan(&[BATCH, 3])).unwrap_err();
             assert_names(error, step, "the generator loss");
             trainer.critic_step(&draws(step as usize)).unwrap();
-            trainer.generator_step(&latent(step as usize)).unwrap();
+            trainer.generator_step(latent(step as usize)).unwrap();
         }
     }
 }
@@ -211,7 +211,7 @@ fn a_step_size_that_is_far_too_high() {
                     break;
                 }
                 let before = models(&trainer);
-                if let Err(error) = trainer.generator_step(&latent(step)) {
+                if let Err(error) = trainer.generator_step(latent(step)) {
                     outcome = Some((error, before, step));
                     break;
                 }
@@ -291,7 +291,7 @@ fn a_generator_that_cannot_learn_is_found() {
             assert_eq!(generator.model().1.is_some(), unused);
             let mut trainer = WganTrainer::new(generator, critic(), config.clone()).unwrap();
             let before = models(&trainer);
-            let error = trainer.generator_step(&latent(0)).unwrap_err();
+            let error = trainer.generator_step(latent(0)).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
             assert!(matches!(error, Error::MissingGradient { .. } | Error::NotConnected { .. }));
             assert_eq!((models(&trainer), trainer.steps()), (before, 0));
@@ -318,7 +318,7 @@ fn a_critic_that_detaches_its_input_is_found() {
             let error = trainer.critic_step(&draws(0)).unwrap_err();
             assert!(matches!(error, Error::NotConnected { .. }), "{error}");
         }
-        let error = trainer.generator_step(&latent(0)).unwrap_err();
+        let error = trainer.generator_step(latent(0)).unwrap_err();
         assert!(matches!(error, Error::NotConnected { .. }), "{error}");
         assert_eq!((models(&trainer), trainer.steps()), (before, 0));
     }

@@ -124,7 +124,9 @@ fn labels_that_do_not_fit_a_model() {
 }
 
 /// Eight images with labels of one's own.
-struct Labelled(fn(&[usize]) -> Result<Option<Tensor>>);
+struct Labelled(Labels);
+
+type Labels = fn(&[usize]) -> Result<Option<Tensor>>;
 
 impl Dataset for Labelled {
     fn len(&self) -> usize {
@@ -155,7 +157,7 @@ fn trainer(
 
 #[test]
 fn labels_that_do_not_fit_a_run() {
-    let sets: [(&str, fn(&[usize]) -> Result<Option<Tensor>>, &[&str]); 3] = [
+    let sets: [(&str, Labels, &[&str]); 3] = [
         ("out of range", |i| Ok(Some(labels(&vec![3; i.len()]))), &[" is 3;", "less than 3"]),
         ("too few", |i| Ok(Some(labels(&vec![0; i.len() - 1]))), &["[7]", "(8,)"]),
         (

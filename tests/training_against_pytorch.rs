@@ -88,7 +88,7 @@ fn replay(case: &Case, dtype: DType, tolerance: f64, iterations: usize) -> (Trai
             critic = Some(trainer.critic_step(&draws).unwrap());
         }
         let critic = critic.unwrap();
-        let generator = trainer.generator_step(&at(&generator_latent, &[t])).unwrap();
+        let generator = trainer.generator_step(at(&generator_latent, &[t])).unwrap();
         for (name, got) in [
             ("estimate", critic.wasserstein_estimate),
             ("critic_loss", critic.loss),
@@ -186,6 +186,6 @@ fn a_step_changes_only_its_own_model() {
     assert_eq!(trained(&trainer), before);
 
     let before = copy(trainer.critic().parameters().tensors());
-    trainer.generator_step(&at(reference.get("generator_latent"), &[0])).unwrap();
+    trainer.generator_step(at(reference.get("generator_latent"), &[0])).unwrap();
     assert_eq!(copy(trainer.critic().parameters().tensors()), before);
 }

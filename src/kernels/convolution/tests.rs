@@ -41,6 +41,9 @@ fn each_product(c: &Convolution, mut visit: impl FnMut(usize, usize, usize)) {
     }
 }
 
+/// What a product of an image, a kernel and a map element adds to.
+type Visit<'a> = dyn Fn(&mut Vec<f64>, usize, usize, usize) + 'a;
+
 fn check<T: Real>(c: &Convolution, tolerance: f64) {
     let real = <T as WithDType>::from_f64;
     let exact = |x: T| WithDType::to_f64(x);
@@ -48,7 +51,7 @@ fn check<T: Real>(c: &Convolution, tolerance: f64) {
     let kernel = values::<T>(c.outputs * c.window(), 2);
     let maps = values::<T>(c.batch * c.outputs * c.positions(), 3);
     let (bias, image_bias) = (values::<T>(c.outputs, 4), values::<T>(c.inputs, 5));
-    let naive = |visit: &dyn Fn(&mut Vec<f64>, usize, usize, usize), mut out: Vec<f64>| -> Vec<T> {
+    let naive = |visit: &Visit, mut out: Vec<f64>| -> Vec<T> {
         each_product(c, |i, k, m| visit(&mut out, i, k, m));
         out.into_iter().map(real).collect()
     };
