@@ -1,7 +1,7 @@
 //! The layers that the field's generators and critics are made of.
 //!
 //! Each takes its parameters from a candle `VarBuilder` under PyTorch's names and works on both kinds of tensor: on
-//! [`Traced`](crate::Traced) ones in a critic, exact to the second order, and on plain candle tensors in a generator, as a
+//! [`Traced`] ones in a critic, exact to the second order, and on plain candle tensors in a generator, as a
 //! candle `Module`. (The two batch normalisations are for generators, and take more than a tensor.) An error names a layer
 //! that has parameters by its path, such as `block1.conv2`, others by their settings.
 //!
