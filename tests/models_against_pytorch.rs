@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
-use support::{Reference, assert_number, distance, draw, draw_classes, relative_distance};
+use support::{Reference, distance, draw, draw_classes, relative_distance};
 use wgan::optimizers::OptimizerConfig;
 use wgan::zoo::{
     CriticNorm, DcganCritic, DcganCriticConfig, DcganGenerator, DcganGeneratorConfig, MlpCritic,
@@ -282,7 +282,10 @@ impl Replay<'_> {
                 ("gradient_norm", generator.gradient_norm),
             ] {
                 let expected = self.reference.numbers(&format!("{combination}.{name}"))[t];
-                assert_number(got, expected, self.tolerance, &format!("{what}: {name} at {t}"));
+                // A loss near 0 is a difference of larger scores, whose rounding it keeps.
+                let beside = if self.dtype == DType::F64 { 0.1 } else { 1.0 };
+                let off = (got - expected).abs() / expected.abs().max(beside);
+                assert!(off <= self.tolerance, "{what}: {name} at {t}: {got} for {expected}");
             }
             if t == 0 || t + 1 == ITERATIONS {
                 let when = format!("{combination}.after_{}", t + 1);

@@ -150,6 +150,20 @@ fn check_channels(layer: &str, channels: [usize; 2], groups: usize) -> Result<()
     Ok(())
 }
 
+/// The numbers of a convolution, each in its range.
+fn geometry(
+    layer: &str,
+    [stride, padding, dilation]: [Size; 3],
+    groups: usize,
+) -> Result<Geometry> {
+    Ok(Geometry {
+        stride: stride.positive("stride", layer)?.pair(),
+        padding: padding.check(0, "padding", layer)?.pair(),
+        dilation: dilation.positive("dilation", layer)?.pair(),
+        groups,
+    })
+}
+
 /// A convolution of `(batch, in_channels, height, width)` to `(batch, out_channels, ...)`, PyTorch's `Conv2d`.
 ///
 /// Candle-nn's has one number for both dimensions, and its gradient is wrong where stride and size leave an unequal rest in
@@ -180,12 +194,8 @@ impl Conv2d {
         let name = name("Conv2d", &vb);
         let kernel = kernel_size.into().positive("kernel_size", &name)?;
         check_channels(&name, [in_channels, out_channels], config.groups)?;
-        let geometry = Geometry {
-            stride: config.stride.positive("stride", &name)?.pair(),
-            padding: config.padding.check(0, "padding", &name)?.pair(),
-            dilation: config.dilation.positive("dilation", &name)?.pair(),
-            groups: config.groups,
-        };
+        let geometry =
+            geometry(&name, [config.stride, config.padding, config.dilation], config.groups)?;
         let shape = [out_channels, in_channels / config.groups, kernel.height, kernel.width];
         let (weight, bias) = parameters(&name, shape, config.bias.then_some(out_channels), &vb)?;
         Ok(Self { name, weight, bias, geometry })
@@ -231,12 +241,8 @@ impl ConvTranspose2d {
         let name = name("ConvTranspose2d", &vb);
         let kernel = kernel_size.into().positive("kernel_size", &name)?;
         check_channels(&name, [in_channels, out_channels], config.groups)?;
-        let geometry = Geometry {
-            stride: config.stride.positive("stride", &name)?.pair(),
-            padding: config.padding.check(0, "padding", &name)?.pair(),
-            dilation: config.dilation.positive("dilation", &name)?.pair(),
-            groups: config.groups,
-        };
+        let geometry =
+            geometry(&name, [config.stride, config.padding, config.dilation], config.groups)?;
         let output_padding = config.output_padding.pair();
         if (0..2).any(|d| output_padding[d] >= geometry.stride[d]) {
             let expected = format!("less than the stride {:?}", geometry.stride);

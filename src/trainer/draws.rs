@@ -91,12 +91,6 @@ impl From<&Tensor> for GeneratorDraws {
     }
 }
 
-impl From<&GeneratorDraws> for GeneratorDraws {
-    fn from(draws: &GeneratorDraws) -> Self {
-        draws.clone()
-    }
-}
-
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// The draws of the next critic step.
     pub(super) fn draw_critic<D: Dataset>(&self, batches: &mut Loader<D>) -> Result<CriticDraws> {

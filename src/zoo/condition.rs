@@ -81,3 +81,56 @@ impl Condition {
         Traced::cat(&[x, &x.parameter(&planes)], 1)
     }
 }
+
+/// Implements [`Generator`](crate::Generator) for a model by its `run(latent, labels, train)`, and by where it keeps the size
+/// of its latent points and its [`Condition`].
+macro_rules! impl_generator {
+    ($model:ty, |$self:ident| $parts:expr) => {
+        impl crate::generator::Generator for $model {
+            fn latent_dim(&self) -> usize {
+                let $self = self;
+                $parts.0
+            }
+
+            fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
+                self.run(latent, None, train)
+            }
+
+            fn classes(&self) -> Option<usize> {
+                let $self = self;
+                $parts.1.classes()
+            }
+
+            fn forward_conditional(
+                &self,
+                latent: &Tensor,
+                labels: &Tensor,
+                train: bool,
+            ) -> Result<Tensor> {
+                self.run(latent, Some(labels), train)
+            }
+        }
+    };
+}
+pub(super) use impl_generator;
+
+/// Implements [`Critic`](crate::Critic) for a model by its `run(samples, labels)`, and by where it keeps its [`Condition`].
+macro_rules! impl_critic {
+    ($model:ty, |$self:ident| $condition:expr) => {
+        impl crate::critic::Critic for $model {
+            fn forward(&self, samples: &Traced) -> Result<Traced> {
+                self.run(samples, None)
+            }
+
+            fn classes(&self) -> Option<usize> {
+                let $self = self;
+                $condition.classes()
+            }
+
+            fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
+                self.run(samples, Some(labels))
+            }
+        }
+    };
+}
+pub(super) use impl_critic;

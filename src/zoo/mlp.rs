@@ -4,12 +4,10 @@ use candle_core::Tensor;
 use candle_nn::{BatchNormConfig, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::critic::Critic;
 use crate::error::{Error, Result};
-use crate::generator::Generator;
 use crate::layers::{Activation, BatchNorm, Linear};
 use crate::second_order::Traced;
-use crate::zoo::condition::Condition;
+use crate::zoo::condition::{Condition, impl_critic, impl_generator};
 use crate::zoo::{check_samples, latent_batch};
 
 /// The settings of an [`MlpGenerator`].
@@ -98,7 +96,7 @@ impl MlpGenerator {
             return Err(Error::config("latent_dim", 0, "1 or more"));
         }
         let inputs = config.latent_dim.saturating_add(condition.width());
-        let sizes = sizes(inputs, "latent_dim", &config.hidden, features)?;
+        let sizes = sizes(inputs, "latent_dim", &config.hidden)?;
         let hidden = (1..sizes.len())
             .map(|i| {
                 let fc = Linear::new(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}")))?;
@@ -135,23 +133,7 @@ impl MlpGenerator {
     }
 }
 
-impl Generator for MlpGenerator {
-    fn latent_dim(&self) -> usize {
-        self.config.latent_dim
-    }
-
-    fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, None, train)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.condition.classes()
-    }
-
-    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, Some(labels), train)
-    }
-}
+impl_generator!(MlpGenerator, |model| (model.config.latent_dim, model.condition));
 
 /// The settings of an [`MlpCritic`].
 ///
@@ -213,7 +195,7 @@ impl MlpCritic {
         let features = features(&config.sample_shape, "sample_shape")?;
         let condition = Condition::new(config.classes)?;
         let inputs = features.saturating_add(condition.width());
-        let sizes = sizes(inputs, "sample_shape", &config.hidden, 1)?;
+        let sizes = sizes(inputs, "sample_shape", &config.hidden)?;
         let hidden = (1..sizes.len())
             .map(|i| Linear::new(sizes[i - 1], sizes[i], vb.pp(format!("fc{i}"))))
             .collect::<Result<_>>()?;
@@ -232,19 +214,7 @@ impl MlpCritic {
     }
 }
 
-impl Critic for MlpCritic {
-    fn forward(&self, samples: &Traced) -> Result<Traced> {
-        self.run(samples, None)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.condition.classes()
-    }
-
-    fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
-        self.run(samples, Some(labels))
-    }
-}
+impl_critic!(MlpCritic, |model| model.condition);
 
 fn features(shape: &[usize], name: &str) -> Result<usize> {
     match shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n)) {
@@ -255,23 +225,15 @@ fn features(shape: &[usize], name: &str) -> Result<usize> {
     }
 }
 
-/// The size of the input followed by those of the hidden layers, none of them 0 or so large that a weight could not be
-/// held.
-fn sizes(input: usize, name: &str, hidden: &[usize], output: usize) -> Result<Vec<usize>> {
-    const MOST_ELEMENTS: usize = 1 << 32;
+/// The size of the input followed by those of the hidden layers, none of them 0.
+fn sizes(input: usize, name: &str, hidden: &[usize]) -> Result<Vec<usize>> {
     if input == 0 {
         return Err(Error::config(name, input, "1 or more"));
     }
-    let sizes = [&[input], hidden].concat();
-    let nexts = hidden.iter().chain([&output]);
-    let fits = |(&size, &next): (&usize, &usize)| {
-        next > 0 && size.checked_mul(next).is_some_and(|count| count <= MOST_ELEMENTS)
-    };
-    if sizes.iter().zip(nexts).all(fits) {
-        return Ok(sizes);
+    if hidden.contains(&0) {
+        return Err(Error::config("hidden", format!("{hidden:?}"), "sizes of 1 or more"));
     }
-    let expected = "sizes of 1 or more, no weight of more than 2^32 elements";
-    Err(Error::config("hidden", format!("{hidden:?}"), expected))
+    Ok([&[input], hidden].concat())
 }
 
 #[cfg(test)]

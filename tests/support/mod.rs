@@ -48,13 +48,22 @@ impl Reference {
 
 /// The largest difference of two tensors, relative to the largest element where that exceeds 1.
 pub fn distance(got: &Tensor, expected: &Tensor) -> f64 {
+    distance_beside(1.0, got, expected)
+}
+
+/// The largest difference of two tensors relative to the largest element expected, or to 1e-3 where that is less.
+pub fn relative_distance(got: &Tensor, expected: &Tensor) -> f64 {
+    distance_beside(1e-3, got, expected)
+}
+
+fn distance_beside(floor: f64, got: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(got.dims(), expected.dims());
-    let got = got.to_dtype(DType::F64).unwrap();
+    let [got, expected] = [got, expected].map(|tensor| tensor.to_dtype(DType::F64).unwrap());
     let max = |t: &Tensor| t.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-    let difference: f64 = max(&got.sub(expected).unwrap()).to_scalar().unwrap();
-    let size: f64 = max(expected).to_scalar().unwrap();
+    let difference: f64 = max(&got.sub(&expected).unwrap()).to_scalar().unwrap();
+    let size: f64 = max(&expected).to_scalar().unwrap();
     assert!(!difference.is_nan());
-    difference / size.max(1.0)
+    difference / size.max(floor)
 }
 
 #[track_caller]
@@ -115,16 +124,4 @@ fn element(name: &str, i: u64) -> f64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^= z >> 31;
     (z >> 11) as f64 * (-52f64).exp2() - 1.0
-}
-
-/// The largest difference of two tensors relative to the largest element expected, or to 1e-3 where that is less.
-pub fn relative_distance(got: &Tensor, expected: &Tensor) -> f64 {
-    assert_eq!(got.dims(), expected.dims());
-    let (got, expected) =
-        (got.to_dtype(DType::F64).unwrap(), expected.to_dtype(DType::F64).unwrap());
-    let max = |t: &Tensor| t.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-    let difference: f64 = max(&got.sub(&expected).unwrap()).to_scalar().unwrap();
-    let size: f64 = max(&expected).to_scalar().unwrap();
-    assert!(!difference.is_nan());
-    if difference == 0.0 { 0.0 } else { difference / size.max(1e-3) }
 }

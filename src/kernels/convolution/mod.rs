@@ -83,7 +83,7 @@ pub(crate) fn forward<T: Real>(
     let task = |scratch: &mut Scratch<T>, first: usize, maps: &mut [T]| {
         let count = maps.len() / (c.outputs * positions);
         let columns = count * positions;
-        if let Some(bias) = bias {
+        if let (Some(bias), false) = (bias, side_by_side) {
             for (i, map) in maps.chunks_mut(positions).enumerate() {
                 map.fill(bias[i % c.outputs]);
             }
@@ -112,9 +112,10 @@ pub(crate) fn forward<T: Real>(
                         let out = (s * c.outputs + group * outputs + o) * positions;
                         let out = &mut maps[out..][..positions];
                         let made = &scratch.maps[o * columns + s * positions..][..positions];
-                        match bias {
-                            Some(_) => out.iter_mut().zip(made).for_each(|(out, &y)| *out += y),
-                            None => out.copy_from_slice(made),
+                        out.copy_from_slice(made);
+                        if let Some(bias) = bias {
+                            let bias = bias[group * outputs + o];
+                            out.iter_mut().for_each(|out| *out += bias);
                         }
                     }
                 }

@@ -5,12 +5,11 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::Pyramid;
-use crate::critic::Critic;
 use crate::error::Result;
 use crate::layers::{Conv2d, Conv2dConfig, SpectralNorm};
 use crate::second_order::{Layer, Traced};
 use crate::zoo::check_samples;
-use crate::zoo::condition::Condition;
+use crate::zoo::condition::{Condition, impl_critic};
 use crate::zoo::critic_norm::{CriticNorm, Norm};
 
 /// The settings of a [`DcganCritic`].
@@ -140,19 +139,7 @@ impl DcganCritic {
     }
 }
 
-impl Critic for DcganCritic {
-    fn forward(&self, samples: &Traced) -> Result<Traced> {
-        self.run(samples, None)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.condition.classes()
-    }
-
-    fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
-        self.run(samples, Some(labels))
-    }
-}
+impl_critic!(DcganCritic, |model| model.condition);
 
 /// A convolution with its weight as it is or spectrally normalised.
 #[derive(Debug)]

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Pyramid;
 use crate::error::Result;
-use crate::generator::Generator;
 use crate::layers::{Activation, BatchNorm, ConvTranspose2d, ConvTranspose2dConfig};
-use crate::zoo::condition::Condition;
+use crate::zoo::condition::{Condition, impl_generator};
 use crate::zoo::{check_sizes, latent_batch};
 
 /// The settings of a [`DcganGenerator`].
@@ -146,20 +145,4 @@ impl DcganGenerator {
     }
 }
 
-impl Generator for DcganGenerator {
-    fn latent_dim(&self) -> usize {
-        self.config.latent_dim
-    }
-
-    fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, None, train)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.condition.classes()
-    }
-
-    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, Some(labels), train)
-    }
-}
+impl_generator!(DcganGenerator, |model| (model.config.latent_dim, model.condition));

@@ -13,7 +13,7 @@ use crate::zoo::condition::Condition;
 pub(super) struct Head {
     fc: Linear,
     embedding: Option<Tensor>,
-    condition: Condition,
+    pub(super) condition: Condition,
 }
 
 impl Head {
@@ -25,10 +25,6 @@ impl Head {
         });
         let fc = Linear::new(features, 1, vb.pp("fc"))?;
         Ok(Self { fc, embedding: embedding.transpose()?, condition })
-    }
-
-    pub(super) fn classes(&self) -> Option<usize> {
-        self.condition.classes()
     }
 
     /// Scores `(batch, 1)` of features `(batch, features)`.

@@ -2,6 +2,7 @@
 
 mod block;
 mod critic_head;
+mod generator;
 mod generator_norm;
 mod resnet32;
 mod resnet64;

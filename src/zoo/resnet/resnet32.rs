@@ -5,15 +5,14 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::critic_head::Head;
-use super::generator_norm::GeneratorNorm;
-use super::{ResidualDown, ResidualUp, same};
-use crate::critic::Critic;
+use super::generator::ResidualGenerator;
+use super::{ResidualDown, same};
 use crate::error::Result;
-use crate::generator::Generator;
-use crate::layers::{Activation, AvgPool2d, Conv2d, Conv2dConfig, Linear};
+use crate::layers::{AvgPool2d, Conv2d, Conv2dConfig};
 use crate::second_order::{Layer, Traced};
 use crate::zoo::condition::Condition;
-use crate::zoo::{CriticNorm, check_samples, check_sizes, latent_batch};
+use crate::zoo::condition::{impl_critic, impl_generator};
+use crate::zoo::{CriticNorm, check_samples, check_sizes};
 
 /// The settings of a [`ResNet32Generator`] and a [`ResNet32Critic`].
 ///
@@ -57,7 +56,7 @@ impl ResNet32Config {
 /// | layer | output | parameters |
 /// |---|---|---|
 /// | `fc` | (batch, 128, 4, 4) | 264,192 |
-/// | `block1`, [`ResidualUp`] | (batch, 128, 8, 8) | 312,192 |
+/// | `block1`, [`ResidualUp`](super::ResidualUp) | (batch, 128, 8, 8) | 312,192 |
 /// | `block2` | (batch, 128, 16, 16) | 312,192 |
 /// | `block3` | (batch, 128, 32, 32) | 312,192 |
 /// | `bn`, ReLU | (batch, 128, 32, 32) | 256 |
@@ -65,14 +64,7 @@ impl ResNet32Config {
 ///
 /// With classes every batch normalisation is conditional: it has 256 parameters for each class instead of 256.
 #[derive(Debug)]
-pub struct ResNet32Generator {
-    fc: Linear,
-    blocks: Vec<ResidualUp>,
-    bn: GeneratorNorm,
-    conv: Conv2d,
-    config: ResNet32Config,
-    condition: Condition,
-}
+pub struct ResNet32Generator(ResidualGenerator);
 
 impl ResNet32Generator {
     /// A generator whose parameters are taken from `vb`.
@@ -83,46 +75,16 @@ impl ResNet32Generator {
     pub fn new(config: ResNet32Config, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let ResNet32Config { channels, latent_dim, width, classes } = config;
-        let block = |i| ResidualUp::new(width, width, classes, true, vb.pp(format!("block{i}")));
-        Ok(Self {
-            fc: Linear::new(latent_dim, width * 16, vb.pp("fc"))?,
-            blocks: (1..=3).map(block).collect::<Result<_>>()?,
-            bn: GeneratorNorm::new(width, classes, vb.pp("bn"))?,
-            conv: Conv2d::new(width, channels, 3, same(true), vb.pp("conv"))?,
-            condition: Condition::new(classes)?,
-            config,
-        })
+        let widths = [width; 4];
+        Ok(Self(ResidualGenerator::new(latent_dim, &widths, channels, classes, true, vb)?))
     }
 
     fn run(&self, latent: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
-        let batch = latent_batch(latent, self.config.latent_dim)?;
-        self.condition.expect(labels, batch)?;
-        let mut x = latent.apply(&self.fc)?.reshape((batch, self.config.width, 4, 4))?;
-        for block in &self.blocks {
-            x = block.forward_t(&x, labels, train)?;
-        }
-        let x = self.bn.relu(&x, labels, train)?.apply(&self.conv)?;
-        Activation::Tanh.forward(&x)
+        self.0.run(latent, labels, train)
     }
 }
 
-impl Generator for ResNet32Generator {
-    fn latent_dim(&self) -> usize {
-        self.config.latent_dim
-    }
-
-    fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, None, train)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.condition.classes()
-    }
-
-    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, Some(labels), train)
-    }
-}
+impl_generator!(ResNet32Generator, |model| (model.0.latent_dim, model.0.condition));
 
 /// The critic of the WGAN-GP paper's CIFAR-10 experiments (appendix C, and its code), without normalisation.
 ///
@@ -178,19 +140,7 @@ impl ResNet32Critic {
     }
 }
 
-impl Critic for ResNet32Critic {
-    fn forward(&self, samples: &Traced) -> Result<Traced> {
-        self.run(samples, None)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.head.classes()
-    }
-
-    fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
-        self.run(samples, Some(labels))
-    }
-}
+impl_critic!(ResNet32Critic, |model| model.head.condition);
 
 /// The block that meets the image: no activation before the first convolution.
 #[derive(Debug)]

@@ -5,15 +5,14 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::critic_head::Head;
-use super::generator_norm::GeneratorNorm;
-use super::{ResidualDown, ResidualUp, same};
-use crate::critic::Critic;
+use super::generator::ResidualGenerator;
+use super::{ResidualDown, same};
 use crate::error::Result;
-use crate::generator::Generator;
-use crate::layers::{Activation, Conv2d, Linear};
+use crate::layers::Conv2d;
 use crate::second_order::Traced;
 use crate::zoo::condition::Condition;
-use crate::zoo::{CriticNorm, check_samples, check_sizes, latent_batch};
+use crate::zoo::condition::{impl_critic, impl_generator};
+use crate::zoo::{CriticNorm, check_samples, check_sizes};
 
 /// The settings of a [`ResNet64Generator`] and a [`ResNet64Critic`].
 ///
@@ -60,7 +59,7 @@ impl ResNet64Config {
 /// | layer | output | parameters |
 /// |---|---|---|
 /// | `fc` | (batch, 512, 4, 4) | 1,056,768 |
-/// | `block1`, [`ResidualUp`] | (batch, 512, 8, 8) | 4,983,808 |
+/// | `block1`, [`ResidualUp`](super::ResidualUp) | (batch, 512, 8, 8) | 4,983,808 |
 /// | `block2` | (batch, 256, 16, 16) | 1,902,592 |
 /// | `block3` | (batch, 128, 32, 32) | 476,160 |
 /// | `block4` | (batch, 64, 64, 64) | 119,296 |
@@ -69,14 +68,7 @@ impl ResNet64Config {
 ///
 /// With classes every batch normalisation is conditional: its weight and bias have a row for each class.
 #[derive(Debug)]
-pub struct ResNet64Generator {
-    fc: Linear,
-    blocks: Vec<ResidualUp>,
-    bn: GeneratorNorm,
-    conv: Conv2d,
-    config: ResNet64Config,
-    condition: Condition,
-}
+pub struct ResNet64Generator(ResidualGenerator);
 
 impl ResNet64Generator {
     /// A generator whose parameters are taken from `vb`.
@@ -87,50 +79,16 @@ impl ResNet64Generator {
     pub fn new(config: ResNet64Config, vb: VarBuilder) -> Result<Self> {
         config.check()?;
         let ResNet64Config { channels, latent_dim, width, classes, .. } = config;
-        let block = |(i, [from, to]): (usize, [usize; 2])| {
-            let vb = vb.pp(format!("block{i}"));
-            ResidualUp::new(from * width, to * width, classes, false, vb)
-        };
-        let blocks = (1..).zip([[8, 8], [8, 4], [4, 2], [2, 1]]).map(block);
-        Ok(Self {
-            fc: Linear::new(latent_dim, 8 * width * 16, vb.pp("fc"))?,
-            blocks: blocks.collect::<Result<_>>()?,
-            bn: GeneratorNorm::new(width, classes, vb.pp("bn"))?,
-            conv: Conv2d::new(width, channels, 3, same(true), vb.pp("conv"))?,
-            condition: Condition::new(classes)?,
-            config,
-        })
+        let widths = [8, 8, 4, 2, 1].map(|times| times * width);
+        Ok(Self(ResidualGenerator::new(latent_dim, &widths, channels, classes, false, vb)?))
     }
 
     fn run(&self, latent: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
-        let batch = latent_batch(latent, self.config.latent_dim)?;
-        self.condition.expect(labels, batch)?;
-        let mut x = latent.apply(&self.fc)?.reshape((batch, 8 * self.config.width, 4, 4))?;
-        for block in &self.blocks {
-            x = block.forward_t(&x, labels, train)?;
-        }
-        let x = self.bn.relu(&x, labels, train)?.apply(&self.conv)?;
-        Activation::Tanh.forward(&x)
+        self.0.run(latent, labels, train)
     }
 }
 
-impl Generator for ResNet64Generator {
-    fn latent_dim(&self) -> usize {
-        self.config.latent_dim
-    }
-
-    fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, None, train)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.condition.classes()
-    }
-
-    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
-        self.run(latent, Some(labels), train)
-    }
-}
+impl_generator!(ResNet64Generator, |model| (model.0.latent_dim, model.0.condition));
 
 /// The residual critic of the WGAN-GP paper's 64x64 experiments (section 5.1; `GoodDiscriminator` in its code), with layer
 /// normalisation.
@@ -188,19 +146,7 @@ impl ResNet64Critic {
     }
 }
 
-impl Critic for ResNet64Critic {
-    fn forward(&self, samples: &Traced) -> Result<Traced> {
-        self.run(samples, None)
-    }
-
-    fn classes(&self) -> Option<usize> {
-        self.head.classes()
-    }
-
-    fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
-        self.run(samples, Some(labels))
-    }
-}
+impl_critic!(ResNet64Critic, |model| model.head.condition);
 
 #[cfg(test)]
 mod tests {
