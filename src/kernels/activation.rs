@@ -149,6 +149,12 @@ pub(crate) fn map<T: Real>(function: Function, order: u8, x: &[T]) -> Vec<T> {
                     }
                 });
             }
+            // NaN stays NaN, and minus infinity becomes 0.
+            (Function::LeakyRelu { slope: 0.0 }, 0) => pulp::Arch::new().dispatch(|| {
+                for (out, &x) in pairs {
+                    *out = if x <= T::zero() { T::zero() } else { x };
+                }
+            }),
             (Function::Tanh, 0) => pulp::Arch::new().dispatch(|| {
                 for (out, &x) in pairs {
                     *out = tanh(x);

@@ -22,6 +22,8 @@ impl Extent {
 
 /// Channels that one task works on.
 const CHANNELS: usize = 64;
+/// Sums that a channel's positions are dealt out to, so that they can be added a vector at a time.
+const LANES: usize = 16;
 
 /// For each channel two sums over the batch and the positions: of `f(channel, x, y).0` and of `.1`.
 ///
@@ -34,32 +36,61 @@ fn channel_sums<T: Real>(
 ) -> Vec<(f64, f64)> {
     let Extent { batch, channels, positions } = extent;
     let mut sums = vec![(0.0, 0.0); channels];
+    let exact = |x: T| candle_core::WithDType::to_f64(x);
+    // One value a channel and sample: channels side by side are a vector.
+    let side_by_side = |first: usize, sums: &mut [(f64, f64)]| {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for n in 0..batch {
+                    let start = n * channels + first;
+                    let (x, y) = (&x[start..][..sums.len()], &y[start..][..sums.len()]);
+                    for (c, ((sum, &x), &y)) in sums.iter_mut().zip(x).zip(y).enumerate() {
+                        let (a, b) = f(first + c, exact(x), exact(y));
+                        sum.0 += a;
+                        sum.1 += b;
+                    }
+                }
+            },
+        );
+    };
+    let one = |c: usize| {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+                let mut add = |lane: usize, x: T, y: T| {
+                    let (of_a, of_b) = f(c, exact(x), exact(y));
+                    a[lane] += of_a;
+                    b[lane] += of_b;
+                };
+                for n in 0..batch {
+                    let start = (n * channels + c) * positions;
+                    let x = x[start..][..positions].chunks_exact(LANES);
+                    let y = y[start..][..positions].chunks_exact(LANES);
+                    let rest = x.remainder().iter().zip(y.remainder());
+                    for (x, y) in x.zip(y) {
+                        (0..LANES).for_each(|lane| add(lane, x[lane], y[lane]));
+                    }
+                    rest.enumerate().for_each(|(lane, (&x, &y))| add(lane, x, y));
+                }
+                (a.iter().sum(), b.iter().sum())
+            },
+        )
+    };
     let add_up = |first: usize, sums: &mut [(f64, f64)]| {
-        for n in 0..batch {
-            let start = (n * channels + first) * positions;
-            let end = start + sums.len() * positions;
-            let pairs = x[start..end].iter().zip(&y[start..end]);
-            let mut add = |c: usize, (&x, &y): (&T, &T)| {
-                let (a, b) = f(
-                    first + c,
-                    candle_core::WithDType::to_f64(x),
-                    candle_core::WithDType::to_f64(y),
-                );
-                sums[c].0 += a;
-                sums[c].1 += b;
-            };
-            if positions == 1 {
-                pairs.enumerate().for_each(|(c, pair)| add(c, pair));
-            } else {
-                pairs.enumerate().for_each(|(i, pair)| add(i / positions, pair));
-            }
+        if positions == 1 {
+            side_by_side(first, sums);
+        } else {
+            sums.iter_mut().enumerate().for_each(|(c, sum)| *sum = one(first + c));
         }
     };
     if x.len() <= SERIAL {
         add_up(0, &mut sums);
     } else {
-        let tasks = sums.par_chunks_mut(CHANNELS).enumerate();
-        tasks.for_each(|(task, sums)| add_up(task * CHANNELS, sums));
+        let at_once = CHANNELS.min(channels.div_ceil(8));
+        let tasks = sums.par_chunks_mut(at_once).enumerate();
+        tasks.for_each(|(task, sums)| add_up(task * at_once, sums));
     }
     sums
 }
@@ -140,19 +171,23 @@ fn for_each_sample<T: Real>(
     }
     for_each_chunk(out, sample, |offset, out| {
         let (x, y) = (&x[offset..][..sample], &y[offset..][..sample]);
-        if positions == 1 {
-            for (c, ((out, &x), &y)) in out.iter_mut().zip(x).zip(y).enumerate() {
-                *out = f(c, x, y);
-            }
-        } else {
-            for c in 0..channels {
-                let range = c * positions..(c + 1) * positions;
-                let pairs = x[range.clone()].iter().zip(&y[range.clone()]);
-                for (out, (&x, &y)) in out[range].iter_mut().zip(pairs) {
-                    *out = f(c, x, y);
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                if positions == 1 {
+                    for (c, ((out, &x), &y)) in out.iter_mut().zip(x).zip(y).enumerate() {
+                        *out = f(c, x, y);
+                    }
+                    return;
                 }
-            }
-        }
+                let x = x.chunks_exact(positions).zip(y.chunks_exact(positions));
+                for (c, (out, (x, y))) in out.chunks_exact_mut(positions).zip(x).enumerate() {
+                    for (out, (&x, &y)) in out.iter_mut().zip(x.iter().zip(y)) {
+                        *out = f(c, x, y);
+                    }
+                }
+            },
+        );
     });
 }
 

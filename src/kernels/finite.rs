@@ -1,22 +1,36 @@
 //! Looking for NaN and infinity.
 
-use super::Real;
+use rayon::prelude::*;
+
+use super::parallel::SERIAL;
+use super::{CHUNK, Real};
 
 /// The first element that is not finite.
 pub(crate) fn first_non_finite<T: Real>(x: &[T]) -> Option<T> {
-    // A sum of 0 * x is 0 unless something is not finite, and vectorises where a search with an early end would not.
-    const LANES: usize = 16;
-    let clean = pulp::Arch::new().dispatch(|| {
-        let mut sums = [T::zero(); LANES];
-        let (pieces, rest) = x.as_chunks::<LANES>();
-        for piece in pieces {
-            for (sum, &x) in sums.iter_mut().zip(piece) {
-                *sum += x * T::zero();
-            }
-        }
-        sums.iter().all(|sum| sum.is_finite()) && rest.iter().all(|x| x.is_finite())
-    });
+    let clean = if x.len() <= SERIAL {
+        is_finite(x)
+    } else {
+        x.par_chunks(CHUNK).with_min_len(SERIAL / 4 / CHUNK).all(is_finite)
+    };
     if clean { None } else { x.iter().copied().find(|x| !x.is_finite()) }
+}
+
+/// A sum of 0 * x is 0 unless something is not finite, and vectorises where a search with an early end would not.
+fn is_finite<T: Real>(x: &[T]) -> bool {
+    const LANES: usize = 64;
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut sums = [T::zero(); LANES];
+            let (pieces, rest) = x.as_chunks::<LANES>();
+            for piece in pieces {
+                for (sum, &x) in sums.iter_mut().zip(piece) {
+                    *sum += x * T::zero();
+                }
+            }
+            sums.iter().all(|sum| sum.is_finite()) && rest.iter().all(|x| x.is_finite())
+        },
+    )
 }
 
 #[cfg(test)]
@@ -25,8 +39,8 @@ mod tests {
 
     #[test]
     fn equals_a_search() {
-        for len in [1, 15, 16, 17, 100] {
-            for at in 0..len {
+        for len in [1, 63, 64, 65, 200, SERIAL + 3] {
+            for at in (0..len).step_by(len / 100 + 1) {
                 for bad in [f64::NAN, f64::INFINITY] {
                     let mut x = vec![-1e300; len];
                     assert!(first_non_finite(&x).is_none());

@@ -13,6 +13,7 @@ pub(crate) mod matmul;
 mod parallel;
 pub(crate) mod pool;
 pub(crate) mod reduce;
+mod scratch;
 pub(crate) mod transpose;
 pub(crate) mod update;
 
@@ -20,7 +21,10 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, WithDType};
 
 /// The element types that training works in: `f32` and `f64`.
-pub(crate) trait Real: WithDType + num_traits::Float {}
+pub(crate) trait Real:
+    WithDType + num_traits::Float + matmul::Lanes + scratch::Scratch
+{
+}
 impl Real for f32 {}
 impl Real for f64 {}
 

@@ -1,5 +1,8 @@
 //! Sharing work between threads without letting the result depend on their number.
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 /// Elements below which a kernel stays on its thread. Waking another one takes about as long as a
@@ -24,6 +27,68 @@ pub(super) fn for_each_chunk<T: Send>(
         // Pieces may be small, a row say: a task takes enough of them to pay for the hand-over.
         let pieces = out.par_chunks_mut(size).with_min_len((SERIAL / 4).div_ceil(size));
         pieces.enumerate().for_each(|(i, piece)| work(i * size, piece));
+    }
+}
+
+/// Calls `work` with each number below `count`, on any thread and in any order; on this one where `serial`.
+pub(super) fn tasks(serial: bool, count: usize, work: impl Fn(usize) + Sync + Send) {
+    if serial || count <= 1 {
+        (0..count).for_each(work);
+    } else {
+        (0..count).into_par_iter().with_max_len(1).for_each(work);
+    }
+}
+
+/// A slice whose parts are written by several tasks at once, where no slice of slices can tell them apart: blocks of a
+/// matrix, say.
+pub(super) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    whole: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it stands for an exclusive borrow of `[T]`, which may go to another thread; several threads get parts of it only
+// through `slice`, whose caller vouches for them not to overlap.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T: Copy> Shared<'a, T> {
+    pub(super) fn new(whole: &'a mut [T]) -> Self {
+        Self { start: whole.as_mut_ptr(), len: whole.len(), whole: PhantomData }
+    }
+
+    /// The memory behind an empty vector's end, of no values yet.
+    pub(super) fn spare(vector: &'a mut Vec<T>, len: usize) -> Self {
+        vector.clear();
+        vector.reserve_exact(len);
+        Self { start: vector.as_mut_ptr(), len, whole: PhantomData }
+    }
+
+    /// Writes a part.
+    ///
+    /// # Safety
+    /// Nobody else may use a part that overlaps it.
+    #[inline(always)]
+    pub(super) unsafe fn write(&self, start: usize, values: &[T]) {
+        let len = values.len();
+        assert!(start <= self.len && len <= self.len - start, "{len} from {start} of {}", self.len);
+        // SAFETY: inside the memory, by the assertion; not used by anybody else, as the caller vouches, so it does not overlap
+        // `values` either. `T` is `Copy`: nothing is dropped.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(start), len) }
+    }
+
+    /// A part to write to.
+    ///
+    /// # Safety
+    /// Nobody else may use a part that overlaps it, and it must have values: in a [`spare`](Self::spare) one, those that were
+    /// written.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the caller vouches for it")]
+    pub(super) unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: inside the memory, by the assertion; not used by anybody else, and with values, as the caller vouches.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 

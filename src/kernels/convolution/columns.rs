@@ -8,6 +8,7 @@
 
 use super::Convolution;
 use crate::kernels::Real;
+use crate::kernels::scratch::with_scratch;
 
 /// How the channels of a convolution's images are dealt out to planes.
 #[derive(Debug, Clone)]
@@ -50,6 +51,7 @@ impl Planes {
     /// Calls `row` with each row of the planes that meets the image, as: where in the planes its first element inside the
     /// image lies, where in the image, and how many there are, a stride apart in the image. Other rows are `None` with their
     /// whole extent.
+    #[inline(always)]
     fn rows(&self, mut row: impl FnMut(std::ops::Range<usize>, Option<usize>)) {
         let [height, width] = self.size;
         for down in 0..self.stride[0] {
@@ -84,6 +86,7 @@ impl Planes {
     }
 
     /// Deals one channel out to its planes.
+    #[inline(always)]
     fn deal<T: Real>(&self, channel: &[T], planes: &mut [T]) {
         let stride = self.stride[1];
         self.rows(|range, place| {
@@ -91,6 +94,7 @@ impl Planes {
             match place {
                 None => out.fill(T::zero()),
                 Some(place) if stride == 1 => out.copy_from_slice(&channel[place..][..out.len()]),
+                Some(place) if stride == 2 => deal_every::<T, 2>(&channel[place..], out),
                 Some(place) => {
                     for (out, &x) in out.iter_mut().zip(channel[place..].iter().step_by(stride)) {
                         *out = x;
@@ -101,10 +105,19 @@ impl Planes {
     }
 
     /// Adds planes to the places of a channel that they were dealt from.
+    #[inline(always)]
     fn collect<T: Real>(&self, planes: &[T], channel: &mut [T]) {
         let stride = self.stride[1];
-        self.rows(|range, place| {
-            if let Some(place) = place {
+        self.rows(|range, place| match place {
+            None => {}
+            Some(place) if stride == 1 => {
+                let places = channel[place..].iter_mut();
+                places.zip(&planes[range]).for_each(|(out, &x)| *out += x);
+            }
+            Some(place) if stride == 2 => {
+                collect_every::<T, 2>(&planes[range], &mut channel[place..]);
+            }
+            Some(place) => {
                 let places = channel[place..].iter_mut().step_by(stride);
                 places.zip(&planes[range]).for_each(|(out, &x)| *out += x);
             }
@@ -112,42 +125,102 @@ impl Planes {
     }
 }
 
-/// Writes the columns of some channels `(channels, height, width)` of one image, its first at column `first` of rows that
-/// are `row_stride` elements apart.
-pub(super) fn gather<T: Real>(
-    planes: &Planes,
-    buffer: &mut [T],
-    image: &[T],
-    columns: &mut [T],
-    (row_stride, first): (usize, usize),
-) {
-    let taps = planes.taps.len();
-    for (c, channel) in image.chunks_exact(planes.pixels()).enumerate() {
-        planes.deal(channel, buffer);
-        for (tap, &start) in planes.taps.iter().enumerate() {
-            let row = &mut columns[(c * taps + tap) * row_stride + first..];
-            copy_rows(planes, &buffer[start..], row);
-        }
+/// Every `STRIDE`-th element; the constant lets it be vectorised.
+#[inline(always)]
+fn deal_every<T: Real, const STRIDE: usize>(from: &[T], out: &mut [T]) {
+    let Some((last, out)) = out.split_last_mut() else {
+        return;
+    };
+    // The last one need not have a whole stride behind it.
+    *last = from[STRIDE * out.len()];
+    for (out, from) in out.iter_mut().zip(from.chunks_exact(STRIDE)) {
+        *out = from[0];
     }
 }
 
-/// Adds columns to the places of the image that they were gathered from.
+/// Adds to every `STRIDE`-th element.
+#[inline(always)]
+fn collect_every<T: Real, const STRIDE: usize>(from: &[T], out: &mut [T]) {
+    let Some((&last, from)) = from.split_last() else {
+        return;
+    };
+    out[STRIDE * from.len()] += last;
+    for (out, &x) in out.chunks_exact_mut(STRIDE).zip(from) {
+        out[0] += x;
+    }
+}
+
+/// Writes the columns of some channels `(channels, height, width)` of one image into panels of `(rows, width)`, from column
+/// `first` of all panels on.
+pub(super) fn gather<T: Real>(
+    planes: &Planes,
+    image: &[T],
+    panels: &mut [T],
+    (rows, width): (usize, usize),
+    first: usize,
+) {
+    let [map_height, map_width] = planes.map;
+    // Where the map's rows go in the first row of the panels; `None` for one that two panels share.
+    let whole = |column: usize| {
+        let (panel, at) = (column / width, column % width);
+        (at + map_width <= width).then_some(panel * rows * width + at)
+    };
+    let starts: Option<Vec<usize>> =
+        (0..map_height).map(|y| whole(first + y * map_width)).collect();
+    let taps = planes.taps.len();
+    with_scratch(planes.len(), |buffer: &mut [T]| {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (c, channel) in image.chunks_exact(planes.pixels()).enumerate() {
+                    planes.deal(channel, buffer);
+                    for (tap, &start) in planes.taps.iter().enumerate() {
+                        let (plane, row) = (&buffer[start..], (c * taps + tap) * width);
+                        match &starts {
+                            Some(starts) => copy_rows(planes, plane, &mut panels[row..], starts),
+                            None => {
+                                for y in 0..map_height {
+                                    let from = &plane[y * planes.size[1]..][..map_width];
+                                    for (x, &value) in from.iter().enumerate() {
+                                        let column = first + y * map_width + x;
+                                        panels[column / width * rows * width
+                                            + row
+                                            + column % width] = value;
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// Adds columns, in rows that are `row_stride` elements apart, from column `first` on, to the places of the image that they
+/// were gathered from.
 pub(super) fn scatter<T: Real>(
     planes: &Planes,
-    buffer: &mut [T],
     columns: &[T],
     (row_stride, first): (usize, usize),
     image: &mut [T],
 ) {
     let taps = planes.taps.len();
-    for (c, channel) in image.chunks_exact_mut(planes.pixels()).enumerate() {
-        buffer.fill(T::zero());
-        for (tap, &start) in planes.taps.iter().enumerate() {
-            let row = &columns[(c * taps + tap) * row_stride + first..];
-            add_rows(planes, row, &mut buffer[start..]);
-        }
-        planes.collect(buffer, channel);
-    }
+    with_scratch(planes.len(), |buffer: &mut [T]| {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (c, channel) in image.chunks_exact_mut(planes.pixels()).enumerate() {
+                    buffer.fill(T::zero());
+                    for (tap, &start) in planes.taps.iter().enumerate() {
+                        let row = &columns[(c * taps + tap) * row_stride + first..];
+                        add_rows(planes, row, &mut buffer[start..]);
+                    }
+                    planes.collect(buffer, channel);
+                }
+            },
+        );
+    });
 }
 
 /// Calls a function with the map's width as a constant where it is a usual one: rows this short are moved in a few registers,
@@ -167,20 +240,30 @@ macro_rules! with_width {
     };
 }
 
-/// Copies the map's rows out of a plane.
-fn copy_rows<T: Real>(planes: &Planes, plane: &[T], row: &mut [T]) {
-    fn copy<T: Real, const WIDTH: usize>(plane: &[T], pitch: usize, out: &mut [T], width: usize) {
+/// Copies the map's rows out of a plane to where they start.
+#[inline(always)]
+fn copy_rows<T: Real>(planes: &Planes, plane: &[T], out: &mut [T], starts: &[usize]) {
+    #[inline(always)]
+    fn copy<T: Real, const WIDTH: usize>(
+        plane: &[T],
+        pitch: usize,
+        out: &mut [T],
+        starts: &[usize],
+        width: usize,
+    ) {
         let width = if WIDTH > 0 { WIDTH } else { width };
-        for (out, x) in out.chunks_exact_mut(width).zip(plane.chunks(pitch)) {
-            out.copy_from_slice(&x[..width]);
+        for (x, &start) in plane.chunks(pitch).zip(starts) {
+            out[start..start + width].copy_from_slice(&x[..width]);
         }
     }
-    let [height, width] = planes.map;
-    with_width!(width, copy(plane, planes.size[1], &mut row[..height * width], width));
+    let width = planes.map[1];
+    with_width!(width, copy(plane, planes.size[1], out, starts, width));
 }
 
 /// Adds the map's rows to a plane.
+#[inline(always)]
 fn add_rows<T: Real>(planes: &Planes, row: &[T], plane: &mut [T]) {
+    #[inline(always)]
     fn add<T: Real, const WIDTH: usize>(row: &[T], plane: &mut [T], pitch: usize, width: usize) {
         let width = if WIDTH > 0 { WIDTH } else { width };
         for (x, out) in row.chunks_exact(width).zip(plane.chunks_mut(pitch)) {

@@ -110,11 +110,6 @@ impl Convolution {
         self.inputs_per_group() * self.taps()
     }
 
-    /// Whether the column matrix of an image is the image itself.
-    pub(super) fn is_pointwise(&self) -> bool {
-        self.taps() == 1 && self.geometry.stride == [1, 1] && self.geometry.padding == [0, 0]
-    }
-
     /// Whether the kernel meets the whole image at its single position: then the images are rows of a matrix, and the
     /// convolution is a linear layer.
     pub(super) fn is_dense(&self) -> bool {

@@ -8,51 +8,77 @@
 //! | [`for_image`] | `X = Wᵀ Y`, added up where windows overlap: the transposed convolution |
 //! | [`for_kernel`] | `W = Y Xᵀ` |
 //!
-//! The columns of a few samples at a time are made in a buffer that stays in the cache. Samples are shared out between
-//! threads; for the kernel's gradient, whose sum runs over the samples, input channels are, where there are enough of them.
+//! The columns of a few samples at a time are made, as the panels that the product takes, in a buffer that stays in the cache;
+//! the maps are read and written where they lie. Samples are shared out between threads; for the kernel's gradient, whose sum
+//! runs over the samples, parts of the window are, where there are enough of them.
 
 mod columns;
 mod geometry;
+mod rows;
 
 pub(crate) use geometry::{Convolution, Geometry};
 
-use rayon::prelude::*;
-
 use super::Real;
-use super::matmul::{Destination, Matrix, product, product_into, product_nt};
+use super::matmul::{
+    Left, Matrix, Panels, ROWS, Tile, copy_short, full_width, multiply, pack_left, packed_left_len,
+    panel_width, product, product_nt,
+};
+use super::parallel::{for_each_chunk, tasks};
+use super::scratch::with_scratch;
 use columns::{Planes, gather, scatter};
+use rows::{RowPanel, Windows};
 
 /// Elements of a column buffer that fit the second level of the cache beside what else is there.
-const BUFFER: usize = 128 * 1024;
-/// Columns below which a product spends its time on packing the kernel.
-const FEWEST_COLUMNS: usize = 128;
-/// Multiplications below which waking another thread costs more than it saves.
-const SERIAL: usize = 1 << 19;
+const BUFFER: usize = 192 * 1024;
+/// Multiplications below which a convolution stays on its thread.
+const SERIAL: usize = 1 << 18;
 /// Tasks that the kernel's gradient is cut into.
 const TASKS: usize = 8;
 
-impl Convolution {
-    /// Samples whose columns are made at a time: a function of the shapes alone, so that results are too.
-    fn samples_at_once(&self) -> usize {
-        let positions = self.positions().max(1);
-        let fit = BUFFER / (self.window() * positions).max(1);
-        let wanted = fit.max(FEWEST_COLUMNS.div_ceil(positions));
-        // At least some tasks for some threads.
-        wanted.min(self.batch.div_ceil(4)).max(1)
+/// The columns of a few samples side by side, cut into panels.
+struct Block {
+    samples: usize,
+    /// Positions of one sample's map.
+    positions: usize,
+    /// Columns of a panel.
+    width: usize,
+}
+
+impl Block {
+    /// As many samples as a buffer holds: a function of the shapes alone, so that results are too.
+    fn new<T>(c: &Convolution) -> Self {
+        let positions = c.positions().max(1);
+        let width = panel_width::<T>(c.batch * positions);
+        let fit = BUFFER * 4 / size_of::<T>() / (c.window() * positions).max(1);
+        // A full panel at least, and some tasks for some threads.
+        let wanted = fit.max(width.div_ceil(positions)).min(c.batch.div_ceil(4)).max(1);
+        // Whole panels, where samples allow it.
+        let even = (1..=wanted).rev().take(wanted / 2 + 1);
+        let samples = even.clone().find(|n| (n * positions).is_multiple_of(width));
+        Self { samples: samples.unwrap_or(wanted), positions, width }
     }
-}
 
-/// Buffers that a thread keeps from one task to the next.
-struct Scratch<T> {
-    columns: Vec<T>,
-    maps: Vec<T>,
-    planes: Vec<T>,
-}
+    fn panels(&self, samples: usize) -> usize {
+        (samples * self.positions).div_ceil(self.width)
+    }
 
-impl<T: Real> Scratch<T> {
-    fn new(columns: usize, maps: usize, planes: &Planes) -> Self {
-        let buffer = |len| vec![T::zero(); len];
-        Self { columns: buffer(columns), maps: buffer(maps), planes: buffer(planes.len()) }
+    /// The runs of a panel's columns that lie in one sample: (first column, length, sample, first position).
+    fn runs(
+        &self,
+        panel: usize,
+        samples: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        let mut at = panel * self.width;
+        let end = (at + self.width).min(samples * self.positions);
+        let (start, positions) = (at, self.positions);
+        std::iter::from_fn(move || {
+            let run = (at < end).then(|| {
+                let (sample, position) = (at / positions, at % positions);
+                (at - start, (positions - position).min(end - at), sample, position)
+            });
+            at += run.map_or(0, |(_, len, ..)| len);
+            run
+        })
     }
 }
 
@@ -70,68 +96,66 @@ pub(crate) fn forward<T: Real>(
         let images = Matrix::new(image, c.batch, window);
         return product_nt(images, Matrix::new(kernel, outputs, window), bias);
     }
-    let planes = &Planes::new(c);
     let mut maps = vec![T::zero(); c.batch * c.outputs * positions];
-    let at_once = c.samples_at_once();
-    let side_by_side = at_once > 1;
-    let scratch = || {
-        let columns =
-            if c.is_pointwise() && !side_by_side { 0 } else { window * at_once * positions };
-        let maps = if side_by_side { outputs * at_once * positions } else { 0 };
-        Scratch::new(columns, maps, planes)
-    };
-    let task = |scratch: &mut Scratch<T>, first: usize, maps: &mut [T]| {
+    if maps.is_empty() {
+        return maps;
+    }
+    if window == 0 || c.pixels() == 0 {
+        if let Some(bias) = bias {
+            fill_channels(&mut maps, positions, bias);
+        }
+        return maps;
+    }
+    let (planes, block) = (&Planes::new(c), Block::new::<T>(c));
+    let task = |first: usize, maps: &mut [T]| {
         let count = maps.len() / (c.outputs * positions);
-        let columns = count * positions;
-        if let (Some(bias), false) = (bias, side_by_side) {
-            for (i, map) in maps.chunks_mut(positions).enumerate() {
-                map.fill(bias[i % c.outputs]);
-            }
-        }
-        for group in 0..c.geometry.groups {
-            let sample = |s: usize| {
-                let start = ((first + s) * c.inputs + group * inputs) * c.pixels();
-                &image[start..][..inputs * c.pixels()]
-            };
-            let kernel = &kernel[group * outputs * window..][..outputs * window];
-            let kernel = Matrix::new(kernel, outputs, window);
-            let own = if c.is_pointwise() && !side_by_side {
-                Matrix::new(sample(0), window, columns)
-            } else {
-                let Scratch { columns: out, planes: buffer, .. } = scratch;
+        let panels = block.panels(count);
+        with_scratch(panels * window * block.width, |columns: &mut [T]| {
+            for group in 0..c.geometry.groups {
                 for s in 0..count {
-                    gather(planes, buffer, sample(s), out, (columns, s * positions));
+                    let start = ((first + s) * c.inputs + group * inputs) * c.pixels();
+                    let image = &image[start..][..inputs * c.pixels()];
+                    gather(planes, image, columns, (window, block.width), s * positions);
                 }
-                Matrix::new(&scratch.columns[..window * columns], window, columns)
-            };
-            if side_by_side {
-                let into = Destination { row_stride: columns, add: false };
-                product_into(&mut scratch.maps, into, kernel, own);
-                for s in 0..count {
-                    for o in 0..outputs {
-                        let out = (s * c.outputs + group * outputs + o) * positions;
-                        let out = &mut maps[out..][..positions];
-                        let made = &scratch.maps[o * columns + s * positions..][..positions];
-                        out.copy_from_slice(made);
-                        if let Some(bias) = bias {
-                            let bias = bias[group * outputs + o];
-                            out.iter_mut().for_each(|out| *out += bias);
+                clear_tail(columns, count * positions, (window, block.width));
+                let kernel = &kernel[group * outputs * window..][..outputs * window];
+                let left = Left::rows(kernel, outputs, window, window);
+                let right = Panels::new(columns, window, block.width);
+                multiply(
+                    left,
+                    0..outputs.div_ceil(ROWS),
+                    right,
+                    #[inline(always)]
+                    |tile: Tile<'_, T>| {
+                        for (from, len, sample, position) in block.runs(tile.panel, count) {
+                            for (i, values) in tile.values.chunks_exact(block.width).enumerate() {
+                                let output = group * outputs + tile.row + i;
+                                let start = (sample * c.outputs + output) * positions + position;
+                                let (out, values) =
+                                    (&mut maps[start..][..len], &values[from..][..len]);
+                                if !tile.first {
+                                    out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
+                                } else if let Some(bias) = bias {
+                                    let bias = bias[output];
+                                    out.iter_mut()
+                                        .zip(values)
+                                        .for_each(|(out, &x)| *out = x + bias);
+                                } else {
+                                    copy_short(values, out);
+                                }
+                            }
                         }
-                    }
-                }
-            } else {
-                let into = Destination { row_stride: positions, add: bias.is_some() };
-                let maps = &mut maps[group * outputs * positions..][..outputs * positions];
-                product_into(maps, into, kernel, own);
+                    },
+                );
             }
-        }
+        });
     };
-    for_each_block(c, &mut maps, at_once * c.outputs * positions, at_once, scratch, task);
+    for_each_block(c, &mut maps, block.samples, c.outputs * positions, task);
     maps
 }
 
 /// Images `(batch, inputs, ...)`, each the sum of the kernel's windows weighted by the maps `(batch, outputs, ...)`: the
-/// gradient of [`forward`] for its images.
+/// gradient of [`forward`] for its images. A bias is added to each input channel where there is one.
 pub(crate) fn for_image<T: Real>(
     convolution: &Convolution,
     maps: &[T],
@@ -139,203 +163,180 @@ pub(crate) fn for_image<T: Real>(
     bias: Option<&[T]>,
 ) -> Vec<T> {
     let c = convolution;
-    let (positions, window) = (c.positions(), c.window());
+    let (positions, window, pixels) = (c.positions(), c.window(), c.pixels());
     let (inputs, outputs) = (c.inputs_per_group(), c.outputs_per_group());
     if c.is_dense() && bias.is_none() {
         return product(Matrix::new(maps, c.batch, outputs), Matrix::new(kernel, outputs, window));
     }
-    let planes = &Planes::new(c);
-    let mut images = vec![T::zero(); c.batch * c.inputs * c.pixels()];
-    let at_once = c.samples_at_once();
-    let side_by_side = at_once > 1;
-    let scratch = || {
-        let maps = if side_by_side { outputs * at_once * positions } else { 0 };
-        Scratch::new(window * at_once * positions, maps, planes)
-    };
-    let task = |scratch: &mut Scratch<T>, first: usize, images: &mut [T]| {
-        let count = images.len() / (c.inputs * c.pixels());
-        let columns = count * positions;
-        if let Some(bias) = bias {
-            for (i, image) in images.chunks_mut(c.pixels()).enumerate() {
-                image.fill(bias[i % c.inputs]);
-            }
-        }
-        for group in 0..c.geometry.groups {
-            let sample = |s: usize| {
-                let start = ((first + s) * c.outputs + group * outputs) * positions;
-                &maps[start..][..outputs * positions]
-            };
-            let own = if side_by_side {
-                for s in 0..count {
-                    for (o, map) in sample(s).chunks(positions).enumerate() {
-                        let start = o * columns + s * positions;
-                        scratch.maps[start..][..positions].copy_from_slice(map);
+    let mut images = vec![T::zero(); c.batch * c.inputs * pixels];
+    if let Some(bias) = bias {
+        fill_channels(&mut images, pixels, bias);
+    }
+    if images.is_empty() || maps.is_empty() {
+        return images;
+    }
+    let (planes, block) = (&Planes::new(c), Block::new::<T>(c));
+    let packed_len = packed_left_len(window, outputs);
+    let mut packed = vec![T::zero(); c.geometry.groups * packed_len];
+    for (group, packed) in packed.chunks_exact_mut(packed_len).enumerate() {
+        let kernel = &kernel[group * outputs * window..][..outputs * window];
+        pack_left(kernel, window, outputs, window, packed);
+    }
+    let task = |first: usize, images: &mut [T]| {
+        let count = images.len() / (c.inputs * pixels);
+        let panels = block.panels(count);
+        let row = panels * block.width;
+        let both = panels * outputs * block.width + window * row;
+        with_scratch(both, |buffer: &mut [T]| {
+            let (right, columns) = buffer.split_at_mut(panels * outputs * block.width);
+            for group in 0..c.geometry.groups {
+                for (panel, out) in right.chunks_exact_mut(outputs * block.width).enumerate() {
+                    for (from, len, sample, position) in block.runs(panel, count) {
+                        let channel = (first + sample) * c.outputs + group * outputs;
+                        let maps = maps[channel * positions..].chunks_exact(positions);
+                        for (out, map) in out.chunks_exact_mut(block.width).zip(maps) {
+                            out[from..][..len].copy_from_slice(&map[position..][..len]);
+                        }
                     }
                 }
-                Matrix::new(&scratch.maps[..outputs * columns], outputs, columns)
-            } else {
-                Matrix::new(sample(0), outputs, columns)
-            };
-            let kernel = &kernel[group * outputs * window..][..outputs * window];
-            let kernel = Matrix::new(kernel, outputs, window).t();
-            let into = Destination { row_stride: columns, add: false };
-            product_into(&mut scratch.columns, into, kernel, own);
-            for s in 0..count {
-                let start = (s * c.inputs + group * inputs) * c.pixels();
-                let image = &mut images[start..][..inputs * c.pixels()];
-                let Scratch { columns: from, planes: buffer, .. } = scratch;
-                scatter(planes, buffer, from, (columns, s * positions), image);
+                clear_tail(right, count * positions, (outputs, block.width));
+                let left =
+                    Left::packed(&packed[group * packed_len..][..packed_len], window, outputs);
+                let right = Panels::new(right, outputs, block.width);
+                multiply(
+                    left,
+                    0..window.div_ceil(ROWS),
+                    right,
+                    #[inline(always)]
+                    |tile: Tile<'_, T>| {
+                        for (i, values) in tile.values.chunks_exact(block.width).enumerate() {
+                            let start = (tile.row + i) * row + tile.panel * block.width;
+                            let out = &mut columns[start..][..values.len()];
+                            if tile.first {
+                                copy_short(values, out);
+                            } else {
+                                out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
+                            }
+                        }
+                    },
+                );
+                for s in 0..count {
+                    let start = (s * c.inputs + group * inputs) * pixels;
+                    let image = &mut images[start..][..inputs * pixels];
+                    scatter(planes, columns, (row, s * positions), image);
+                }
             }
-        }
+        });
     };
-    for_each_block(c, &mut images, at_once * c.inputs * c.pixels(), at_once, scratch, task);
+    for_each_block(c, &mut images, block.samples, c.inputs * pixels, task);
     images
-}
-
-/// Cuts `out` into the blocks of some samples each and runs a task on each, given its first sample.
-fn for_each_block<T: Real>(
-    convolution: &Convolution,
-    out: &mut [T],
-    block: usize,
-    at_once: usize,
-    scratch: impl Fn() -> Scratch<T> + Sync + Send,
-    task: impl Fn(&mut Scratch<T>, usize, &mut [T]) + Sync + Send,
-) {
-    if out.is_empty() || convolution.positions() == 0 {
-        return;
-    }
-    if convolution.work() <= SERIAL {
-        let mut scratch = scratch();
-        for (i, out) in out.chunks_mut(block).enumerate() {
-            task(&mut scratch, i * at_once, out);
-        }
-    } else {
-        let blocks = out.par_chunks_mut(block).enumerate();
-        blocks.for_each_init(scratch, |scratch, (i, out)| task(scratch, i * at_once, out));
-    }
 }
 
 /// The kernel `(outputs, inputs / groups, ...)` whose weights are the products of what they meet in the images
 /// `(batch, inputs, ...)` with the maps `(batch, outputs, ...)`, summed: the gradient of [`forward`] for its kernel.
 pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: &[T]) -> Vec<T> {
     let c = convolution;
-    let (groups, positions) = (c.geometry.groups, c.positions());
+    let (groups, positions, window) = (c.geometry.groups, c.positions(), c.window());
+    let outputs = c.outputs_per_group();
     if c.is_dense() {
         let maps = Matrix::new(maps, c.batch, c.outputs).t();
-        return product(maps, Matrix::new(image, c.batch, c.window()));
+        return product(maps, Matrix::new(image, c.batch, window));
     }
-    let planes = &Planes::new(c);
-    let mut kernel = vec![T::zero(); c.outputs * c.window()];
+    let mut kernel = vec![T::zero(); c.outputs * window];
     if kernel.is_empty() || c.batch * positions == 0 {
         return kernel;
     }
-    let per_task = c.inputs_per_group().div_ceil(TASKS.div_ceil(groups));
-    let strips = c.inputs_per_group().div_ceil(per_task);
-    if groups * strips >= TASKS / 2 || c.work() <= SERIAL {
-        // Each task makes the gradient of its own input channels, over all samples.
-        let maps = SideBySide::new(c, maps);
-        let task = |task: usize| {
-            let (group, first) = (task / strips, task % strips * per_task);
-            let channels = first..c.inputs_per_group().min(first + per_task);
-            (group, first, strip(c, planes, &maps, image, group, channels, 0..c.batch))
-        };
-        let tasks = 0..groups * strips;
-        let done: Vec<_> = if c.work() <= SERIAL {
-            tasks.map(task).collect()
-        } else {
-            tasks.into_par_iter().map(task).collect()
-        };
-        for (group, first, strip) in done {
-            let width = strip.len() / c.outputs_per_group();
-            for (o, row) in strip.chunks(width).enumerate() {
-                let start = (group * c.outputs_per_group() + o) * c.window() + first * c.taps();
-                kernel[start..][..width].copy_from_slice(row);
+    let windows = Windows::new::<T>(c);
+    let panels = windows.panels();
+    // Where there are few parts of the window, samples are shared out as well, and the sums added in order.
+    let wanted = if c.work() <= SERIAL { 1 } else { TASKS.div_ceil(groups * panels) };
+    let per_task = c.batch.div_ceil(wanted.min(c.batch));
+    let shares = c.batch.div_ceil(per_task);
+    let width = windows.width();
+    let sum_len = outputs * width;
+    let mut sums = vec![T::zero(); groups * panels * shares * sum_len];
+    let each = |task: usize, sum: &mut [T]| {
+        let (part, share) = (task / shares, task % shares);
+        let (group, panel) = (part / panels, part % panels);
+        let samples = share * per_task..c.batch.min((share + 1) * per_task);
+        let at_once = windows.samples_at_once(BUFFER / 2).min(samples.len());
+        with_scratch(at_once * positions * width, |right: &mut [T]| {
+            let made = RowPanel { windows: &windows, group, panel };
+            for first in samples.clone().step_by(at_once) {
+                let count = at_once.min(samples.end - first);
+                let inner = count * positions;
+                let right = &mut right[..inner * width];
+                made.fill(image, first..first + count, right);
+                let maps = &maps[(first * c.outputs + group * outputs) * positions..];
+                let segments = (count, positions, c.outputs * positions);
+                let left = Left::segments(maps, outputs, positions, segments);
+                let right = Panels::new(right, inner, width);
+                multiply(
+                    left,
+                    0..outputs.div_ceil(ROWS),
+                    right,
+                    #[inline(always)]
+                    |tile: Tile<'_, T>| {
+                        let out = &mut sum[tile.row * width..][..tile.values.len()];
+                        out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
+                    },
+                );
+            }
+        });
+    };
+    let pieces = super::parallel::Shared::new(&mut sums);
+    tasks(c.work() <= SERIAL, groups * panels * shares, |task| {
+        // SAFETY: each task has a part of its own.
+        each(task, unsafe { pieces.slice(task * sum_len..(task + 1) * sum_len) });
+    });
+    for (part, sums) in sums.chunks_exact(shares * sum_len).enumerate() {
+        let (group, panel) = (part / panels, part % panels);
+        let columns = windows.columns(panel);
+        for (o, row) in kernel[group * outputs * window..].chunks_exact_mut(window).enumerate() {
+            let row = &mut row[columns.clone()];
+            for sum in sums.chunks_exact(sum_len).take(shares) {
+                let sum = &sum[o * width..][..row.len()];
+                row.iter_mut().zip(sum).for_each(|(total, &x)| *total += x);
+            }
+            if o + 1 == outputs {
+                break;
             }
         }
-        return kernel;
-    }
-    // Too few channels to share out: each task takes some samples. The sums are added in order.
-    let samples = c.batch.div_ceil(TASKS);
-    let tasks = (0..c.batch.div_ceil(samples)).into_par_iter();
-    let sums: Vec<Vec<T>> = tasks
-        .map(|task| {
-            let samples = task * samples..c.batch.min((task + 1) * samples);
-            let maps = SideBySide::new(
-                &Convolution { batch: samples.len(), ..*c },
-                &maps[samples.start * c.outputs * positions..]
-                    [..samples.len() * c.outputs * positions],
-            );
-            let group = |group| {
-                strip(c, planes, &maps, image, group, 0..c.inputs_per_group(), samples.clone())
-            };
-            (0..groups).flat_map(group).collect()
-        })
-        .collect();
-    for sum in sums {
-        kernel.iter_mut().zip(sum).for_each(|(total, sum)| *total += sum);
     }
     kernel
 }
 
-/// Maps with the positions of all samples side by side: `(outputs, batch * positions)`.
-struct SideBySide<'a, T: Real> {
-    maps: std::borrow::Cow<'a, [T]>,
-    columns: usize,
+/// Fills each channel of some samples with its own value.
+fn fill_channels<T: Real>(out: &mut [T], positions: usize, values: &[T]) {
+    for_each_chunk(out, positions, |offset, out| {
+        out.fill(values[offset / positions % values.len()]);
+    });
 }
 
-impl<'a, T: Real> SideBySide<'a, T> {
-    fn new(convolution: &Convolution, maps: &'a [T]) -> Self {
-        let (batch, positions) = (convolution.batch, convolution.positions());
-        let columns = batch * positions;
-        if batch == 1 {
-            return Self { maps: maps.into(), columns };
-        }
-        let mut turned = Vec::with_capacity(maps.len());
-        for o in 0..convolution.outputs {
-            for s in 0..batch {
-                turned.extend_from_slice(
-                    &maps[(s * convolution.outputs + o) * positions..][..positions],
-                );
-            }
-        }
-        Self { maps: turned.into(), columns }
+/// Zeros the columns of the last panel beyond the last.
+fn clear_tail<T: Real>(panels: &mut [T], columns: usize, (inner, width): (usize, usize)) {
+    let rest = columns % width;
+    if rest > 0 {
+        let last = &mut panels[columns / width * inner * width..][..inner * width];
+        last.chunks_exact_mut(width).for_each(|row| row[rest..].fill(T::zero()));
     }
 }
 
-/// The gradient `(outputs per group, channels * taps)` for some input channels of a group, over some samples, whose maps
-/// begin with the first of them.
-fn strip<T: Real>(
+/// Cuts `out` into blocks of `at_once` samples of `size` elements and runs a task on each, given its first sample.
+fn for_each_block<T: Real>(
     convolution: &Convolution,
-    planes: &Planes,
-    maps: &SideBySide<'_, T>,
-    image: &[T],
-    group: usize,
-    channels: std::ops::Range<usize>,
-    samples: std::ops::Range<usize>,
-) -> Vec<T> {
-    let c = convolution;
-    let (positions, pixels) = (c.positions(), c.pixels());
-    let (rows, outputs) = (channels.len() * c.taps(), c.outputs_per_group());
-    let fit = (BUFFER / (rows * positions)).max(FEWEST_COLUMNS.div_ceil(positions));
-    let at_once = fit.clamp(1, samples.len());
-    let mut columns = vec![T::zero(); rows * at_once * positions];
-    let mut buffer = vec![T::zero(); planes.len()];
-    let mut sum = vec![T::zero(); outputs * rows];
-    for first in samples.clone().step_by(at_once) {
-        let count = at_once.min(samples.end - first);
-        let width = count * positions;
-        for s in 0..count {
-            let start = (first + s) * c.inputs + group * c.inputs_per_group() + channels.start;
-            let image = &image[start * pixels..][..channels.len() * pixels];
-            gather(planes, &mut buffer, image, &mut columns, (width, s * positions));
-        }
-        let start = group * outputs * maps.columns + (first - samples.start) * positions;
-        let maps = Matrix::with_row_stride(&maps.maps[start..], outputs, width, maps.columns);
-        let columns = Matrix::new(&columns[..rows * width], rows, width);
-        let into = Destination { row_stride: rows, add: true };
-        product_into(&mut sum, into, maps, columns.t());
-    }
-    sum
+    out: &mut [T],
+    at_once: usize,
+    size: usize,
+    task: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    let (len, block) = (out.len(), at_once * size);
+    let serial = convolution.work() <= SERIAL;
+    let whole = super::parallel::Shared::new(out);
+    tasks(serial, len.div_ceil(block), |i| {
+        // SAFETY: each task has a block of its own.
+        task(i * at_once, unsafe { whole.slice(i * block..len.min((i + 1) * block)) });
+    });
 }
 
 #[cfg(test)]

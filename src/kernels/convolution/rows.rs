@@ -1,0 +1,142 @@
+//! An image's windows as the rows of a matrix: the right operand of the kernel's gradient, whose inner index runs over the
+//! positions.
+
+use std::ops::Range;
+
+use super::{Convolution, full_width, panel_width};
+use crate::kernels::Real;
+use crate::kernels::scratch::with_scratch;
+
+/// How a window's elements are dealt out to panels: whole channels each, where a channel's taps fit one.
+pub(super) struct Windows<'a> {
+    convolution: &'a Convolution,
+    per_panel: usize,
+    width: usize,
+}
+
+impl<'a> Windows<'a> {
+    pub(super) fn new<T>(convolution: &'a Convolution) -> Self {
+        let (taps, window) = (convolution.taps(), convolution.window());
+        let full = full_width::<T>();
+        let per_panel = if taps <= full { full / taps * taps } else { full };
+        let per_panel = per_panel.min(window);
+        Self { convolution, per_panel, width: panel_width::<T>(per_panel) }
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.convolution.window().div_ceil(self.per_panel)
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The elements of the window that a panel holds.
+    pub(super) fn columns(&self, panel: usize) -> Range<usize> {
+        let first = panel * self.per_panel;
+        first..self.convolution.window().min(first + self.per_panel)
+    }
+
+    /// Samples whose rows fit a buffer of some elements.
+    pub(super) fn samples_at_once(&self, buffer: usize) -> usize {
+        (buffer / (self.width * self.convolution.positions())).max(1)
+    }
+}
+
+/// One panel of the rows of a group's windows.
+pub(super) struct RowPanel<'a> {
+    pub(super) windows: &'a Windows<'a>,
+    pub(super) group: usize,
+    pub(super) panel: usize,
+}
+
+impl RowPanel<'_> {
+    /// Writes the rows `(positions of all samples, width)`.
+    pub(super) fn fill<T: Real>(&self, images: &[T], samples: Range<usize>, out: &mut [T]) {
+        let c = self.windows.convolution;
+        let (taps, pixels, width) = (c.taps(), c.pixels(), self.windows.width);
+        let columns = self.windows.columns(self.panel);
+        let channels = columns.start / taps..columns.end.div_ceil(taps);
+        let padded = [0, 1].map(|d| c.image[d] + 2 * c.geometry.padding[d]);
+        let size = padded[0] * padded[1];
+        let rest = columns.len()..width;
+        with_scratch(size * channels.len(), |buffer: &mut [T]| {
+            if c.geometry.padding != [0, 0] {
+                buffer.fill(T::zero());
+            }
+            for (sample, out) in samples.zip(out.chunks_exact_mut(c.positions() * width)) {
+                for (channel, buffer) in channels.clone().zip(buffer.chunks_exact_mut(size.max(1)))
+                {
+                    let channel = sample * c.inputs + self.group * c.inputs_per_group() + channel;
+                    let image = &images[channel * pixels..][..pixels];
+                    let inside = buffer.chunks_exact_mut(padded[1]).skip(c.geometry.padding[0]);
+                    for (row, out) in image.chunks_exact(c.image[1].max(1)).zip(inside) {
+                        out[c.geometry.padding[1]..][..row.len()].copy_from_slice(row);
+                    }
+                }
+                if !rest.is_empty() {
+                    out.chunks_exact_mut(width).for_each(|out| out[rest.clone()].fill(T::zero()));
+                }
+                pulp::Arch::new().dispatch(
+                    #[inline(always)]
+                    || self.copy_runs(&columns, channels.start, padded, buffer, out),
+                );
+            }
+        });
+    }
+
+    /// Copies what the taps meet, a run of those that lie side by side in the image at a time.
+    #[inline(always)]
+    fn copy_runs<T: Real>(
+        &self,
+        columns: &Range<usize>,
+        first_channel: usize,
+        padded: [usize; 2],
+        buffer: &[T],
+        out: &mut [T],
+    ) {
+        let c = self.windows.convolution;
+        let (taps, width) = (c.taps(), self.windows.width);
+        let [stride, dilation] = [c.geometry.stride, c.geometry.dilation];
+        let longest = if dilation[1] == 1 { c.kernel[1] } else { 1 };
+        let mut column = columns.start;
+        while column < columns.end {
+            let (channel, tap) = (column / taps - first_channel, column % taps);
+            let (down, right) = (tap / c.kernel[1], tap % c.kernel[1]);
+            let run = (longest - right % longest).min(columns.end - column);
+            let start =
+                (channel * padded[0] + down * dilation[0]) * padded[1] + right * dilation[1];
+            for y in 0..c.map[0] {
+                let from = &buffer[start + y * stride[0] * padded[1]..];
+                let out = &mut out[y * c.map[1] * width + column - columns.start..];
+                match run {
+                    1 => copy::<T, 1>(from, stride[1], out, width, c.map[1]),
+                    3 => copy::<T, 3>(from, stride[1], out, width, c.map[1]),
+                    4 => copy::<T, 4>(from, stride[1], out, width, c.map[1]),
+                    5 => copy::<T, 5>(from, stride[1], out, width, c.map[1]),
+                    _ => {
+                        for x in 0..c.map[1] {
+                            out[x * width..][..run].copy_from_slice(&from[x * stride[1]..][..run]);
+                        }
+                    }
+                }
+            }
+            column += run;
+        }
+    }
+}
+
+/// Copies `count` runs of a constant length.
+#[inline(always)]
+fn copy<T: Real, const RUN: usize>(
+    from: &[T],
+    step: usize,
+    out: &mut [T],
+    out_step: usize,
+    count: usize,
+) {
+    let out = out[..(count - 1) * out_step + RUN].chunks_mut(out_step);
+    for (x, out) in out.enumerate() {
+        out[..RUN].copy_from_slice(&from[x * step..][..RUN]);
+    }
+}

@@ -1,0 +1,323 @@
+//! Matrix products on row-major slices.
+//!
+//! The right operand is packed into panels of some columns, a copy that reads along its rows; the left one is read where it
+//! lies. Where the right operand is stored transposed, as a layer's weight `(out, in)` is, reading along its rows would go
+//! across memory. Then the operands change roles and the transposed product is made: the weight, now on the left, is read
+//! as it lies, and what is turned is the batch, which is small.
+
+mod tile;
+
+pub(crate) use tile::{
+    Lanes, Left, Panels, ROWS, Tile, full_width, multiply, pack_left, packed_left_len, panel_width,
+};
+
+use std::ops::Range;
+
+use super::Real;
+use super::parallel::{Shared, tasks};
+use super::scratch::with_scratch;
+
+/// Multiplications below which a product stays on its thread.
+const SERIAL: usize = 1 << 18;
+/// Tasks that a product is cut into, if it has the work for them.
+const TASKS: usize = 8;
+
+/// A matrix operand: row-major in memory, `rows` x `columns` as the product sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    elements: &'a [T],
+    rows: usize,
+    columns: usize,
+    transposed: bool,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// A `rows` x `columns` matrix stored row after row.
+    pub(crate) fn new(elements: &'a [T], rows: usize, columns: usize) -> Self {
+        assert_eq!(elements.len(), rows * columns, "a matrix of {rows} x {columns}");
+        Self { elements, rows, columns, transposed: false }
+    }
+
+    /// The same memory read as the transposed matrix.
+    pub(crate) fn t(self) -> Self {
+        Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
+    }
+
+    /// Elements from one stored row to the next.
+    fn stride(&self) -> usize {
+        if self.transposed { self.rows } else { self.columns }
+    }
+}
+
+impl<T: Real> Matrix<'_, T> {
+    /// Writes some columns, `(inner, width)`, with zeros for those beyond the last.
+    fn pack_panel(&self, first: usize, width: usize, out: &mut [T]) {
+        let (count, stride) = (width.min(self.columns - first), self.stride());
+        if self.transposed {
+            let rows = &self.elements[first * stride..];
+            super::transpose::turn(rows, (count, self.rows), stride, out, width);
+            if count < width {
+                out.chunks_exact_mut(width).for_each(|out| out[count..].fill(T::zero()));
+            }
+            return;
+        }
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (p, out) in out.chunks_exact_mut(width).enumerate() {
+                    let from = &self.elements[p * stride + first..][..count];
+                    copy_short(from, out);
+                    out[count..].fill(T::zero());
+                }
+            },
+        );
+    }
+}
+
+/// Copies a few vectors, which a call of `memcpy` would take longer for.
+#[inline(always)]
+pub(crate) fn copy_short<T: Real>(from: &[T], to: &mut [T]) {
+    const PIECE: usize = 16;
+    let to = &mut to[..from.len()];
+    let (pieces, rest) = from.as_chunks::<PIECE>();
+    let (to, to_rest) = to.as_chunks_mut::<PIECE>();
+    to.iter_mut().zip(pieces).for_each(|(to, from)| *to = *from);
+    to_rest.iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
+}
+
+/// `left right`, stored row after row.
+pub(crate) fn product<T: Real>(left: Matrix<'_, T>, right: Matrix<'_, T>) -> Vec<T> {
+    product_with_bias(left, right, None)
+}
+
+/// `left rightᵀ`, plus a bias for each column where there is one, all stored row after row: a linear layer, `left`
+/// its input (batch, in) and `right` its weight (out, in).
+pub(crate) fn product_nt<T: Real>(
+    left: Matrix<'_, T>,
+    right: Matrix<'_, T>,
+    bias: Option<&[T]>,
+) -> Vec<T> {
+    product_with_bias(left, right.t(), bias)
+}
+
+fn product_with_bias<T: Real>(
+    left: Matrix<'_, T>,
+    right: Matrix<'_, T>,
+    bias: Option<&[T]>,
+) -> Vec<T> {
+    assert_eq!(left.columns, right.rows, "inner dimensions");
+    let (rows, columns) = (left.rows, right.columns);
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), columns, "a bias for each column");
+    }
+    let len = rows * columns;
+    if len == 0 || left.columns == 0 {
+        return bias.map_or_else(|| vec![T::zero(); len], |bias| bias.repeat(rows));
+    }
+    let mut out = Vec::new();
+    let whole = &Shared::spare(&mut out, len);
+    if right.transposed && (left.transposed || rows <= 2 * columns) {
+        for_each_strip(right.t(), left.t(), |strip| turned(whole, columns, strip, bias));
+    } else {
+        for_each_strip(left, right, |strip| straight(whole, columns, strip, bias));
+    }
+    // SAFETY: the strips cover the product, so each of its elements was written.
+    unsafe { out.set_len(len) }
+    out
+}
+
+/// Some whole tiles of rows of one panel of a product: what one task makes.
+struct Strip<'a, T> {
+    left: Left<'a, T>,
+    tiles: Range<usize>,
+    rows: Range<usize>,
+    right: Panels<'a, T>,
+    columns: Range<usize>,
+    width: usize,
+}
+
+/// Writes a strip where it belongs in the product, of `columns` columns.
+fn straight<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bias: Option<&[T]>) {
+    let Strip { left, tiles, right, columns: made, width, .. } = strip;
+    let bias = bias.map(|bias| &bias[made.clone()]);
+    multiply(
+        left,
+        tiles,
+        right,
+        #[inline(always)]
+        |tile: Tile<'_, T>| {
+            for (i, values) in tile.values.chunks_exact(width).enumerate() {
+                let start = (tile.row + i) * columns + made.start;
+                let values = &values[..made.len()];
+                if tile.first {
+                    // SAFETY: strips of a product do not overlap, and each is written by the one task that makes it.
+                    unsafe { out.write(start, values) };
+                }
+                // SAFETY: as above; what came first has written it.
+                let out = unsafe { out.slice(start..start + values.len()) };
+                if !tile.first {
+                    out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
+                } else if let Some(bias) = bias {
+                    out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += bias);
+                }
+            }
+        },
+    );
+}
+
+/// Writes a strip of the transposed product where it belongs in the product, of `columns` columns.
+fn turned<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bias: Option<&[T]>) {
+    let Strip { left, tiles, rows, right, columns: made, width } = strip;
+    let count = rows.len();
+    with_scratch(count * (width + made.len()), |buffer: &mut [T]| {
+        let (values, buffer) = buffer.split_at_mut(count * width);
+        multiply(
+            left,
+            tiles,
+            right,
+            #[inline(always)]
+            |tile: Tile<'_, T>| {
+                let out = &mut values[(tile.row - rows.start) * width..][..tile.values.len()];
+                if tile.first {
+                    out.copy_from_slice(tile.values);
+                } else {
+                    out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
+                }
+            },
+        );
+        super::transpose::turn(values, (count, made.len()), width, buffer, count);
+        for (column, values) in made.zip(buffer.chunks_exact_mut(count)) {
+            if let Some(bias) = bias {
+                let bias = &bias[rows.clone()];
+                values.iter_mut().zip(bias).for_each(|(value, &bias)| *value += bias);
+            }
+            // SAFETY: as in `straight`; rows and columns have changed roles.
+            unsafe { out.write(column * columns + rows.start, values) };
+        }
+    });
+}
+
+/// Cuts `left right` into strips and hands each to `make`, on any thread.
+fn for_each_strip<T: Real>(
+    left: Matrix<'_, T>,
+    right: Matrix<'_, T>,
+    make: impl Fn(Strip<'_, T>) + Sync + Send,
+) {
+    let (rows, inner, columns) = (left.rows, left.columns, right.columns);
+    let width = panel_width::<T>(columns);
+    let (panels, all_tiles) = (columns.div_ceil(width), rows.div_ceil(ROWS));
+    let serial = rows * inner * columns <= SERIAL;
+    let wanted = if serial { 1 } else { TASKS.div_ceil(panels) };
+    // Strips of some tiles, whose values stay in the cache.
+    let per_strip = all_tiles.div_ceil(wanted).clamp(1, 32);
+    let strips = all_tiles.div_ceil(per_strip);
+
+    let packed_left = left.transposed.then(|| {
+        let mut packed = vec![T::zero(); packed_left_len(rows, inner)];
+        pack_left(left.elements, rows, inner, rows, &mut packed);
+        packed
+    });
+    let left = match &packed_left {
+        Some(packed) => Left::packed(packed, rows, inner),
+        None => Left::rows(left.elements, rows, inner, inner),
+    };
+    let strip = |panel: usize, elements: &[T], strip: usize| {
+        let tiles = strip * per_strip..all_tiles.min((strip + 1) * per_strip);
+        make(Strip {
+            left,
+            rows: tiles.start * ROWS..rows.min(tiles.end * ROWS),
+            tiles,
+            right: Panels::new(elements, inner, width),
+            columns: panel * width..columns.min((panel + 1) * width),
+            width,
+        });
+    };
+    if wanted > 1 {
+        // A panel that more than one task takes is packed once for all of them.
+        let mut packed = vec![T::zero(); panels * inner * width];
+        super::parallel::for_each_chunk(&mut packed, inner * width, |offset, out| {
+            right.pack_panel(offset / (inner * width) * width, width, out);
+        });
+        tasks(serial, panels * strips, |task| {
+            let (panel, i) = (task / strips, task % strips);
+            strip(panel, &packed[panel * inner * width..][..inner * width], i);
+        });
+    } else {
+        tasks(serial, panels, |panel| {
+            with_scratch(inner * width, |elements: &mut [T]| {
+                right.pack_panel(panel * width, width, elements);
+                (0..strips).for_each(|i| strip(panel, elements, i));
+            });
+        });
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::kernels::tests::{assert_close, values};
+    use candle_core::WithDType;
+    use proptest::prelude::*;
+
+    fn element<T: Real>(matrix: Matrix<'_, T>, row: usize, column: usize) -> f64 {
+        let (row, column) = if matrix.transposed { (column, row) } else { (row, column) };
+        WithDType::to_f64(matrix.elements[row * matrix.stride() + column])
+    }
+
+    /// The definition: a dot product for each element, summed in f64 and added to what is there.
+    fn naive<T: Real>(out: &mut [T], left: Matrix<'_, T>, right: Matrix<'_, T>) {
+        for i in 0..left.rows {
+            for j in 0..right.columns {
+                let mut sum = WithDType::to_f64(out[i * right.columns + j]);
+                for k in 0..left.columns {
+                    sum += element(left, i, k) * element(right, k, j);
+                }
+                out[i * right.columns + j] = <T as WithDType>::from_f64(sum);
+            }
+        }
+    }
+
+    fn check<T: Real>(m: usize, k: usize, n: usize, t: (bool, bool), tolerance: f64) {
+        let (a, b) = (values::<T>(m * k, 1), values::<T>(k * n, 2));
+        let left = if t.0 { Matrix::new(&a, k, m).t() } else { Matrix::new(&a, m, k) };
+        let right = if t.1 { Matrix::new(&b, n, k).t() } else { Matrix::new(&b, k, n) };
+        let tolerance = tolerance * (k as f64).sqrt().max(1.0);
+        let mut expected = vec![T::zero(); m * n];
+        naive(&mut expected, left, right);
+        assert_close(&product(left, right), &expected, tolerance);
+
+        if t == (false, true) {
+            let bias = values::<T>(n, 3);
+            let fast = product_nt(left, Matrix::new(&b, n, k), Some(&bias));
+            let mut expected = bias.repeat(m);
+            naive(&mut expected, left, right);
+            assert_close(&fast, &expected, tolerance);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn equals_the_definition(
+            m in 0usize..150, k in 0usize..70, n in 0usize..150, a in any::<bool>(), b in any::<bool>(),
+        ) {
+            check::<f64>(m, k, n, (a, b), 1e-14);
+            check::<f32>(m, k, n, (a, b), 1e-6);
+        }
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_the_number_of_threads() {
+        for (m, k, n) in [(128, 784, 512), (512, 128, 784), (64, 1024, 784), (7, 3000, 5)] {
+            let (a, b) = (values::<f32>(m * k, 1), values::<f32>(k * n, 2));
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| product(Matrix::new(&a, m, k), Matrix::new(&b, k, n)))
+            };
+            let one = run(1);
+            for threads in [2, 3, 8] {
+                assert_eq!(one, run(threads), "{m} x {k} x {n} on {threads} threads");
+            }
+        }
+    }
+}

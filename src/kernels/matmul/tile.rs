@@ -1,0 +1,333 @@
+//! The innermost loop of every matrix product: a tile of a few rows and a few vectors of columns, kept in registers.
+//!
+//! An element of the left operand is spread over a vector and multiplied with vectors of the right one. So the left
+//! operand is read where it lies, in any strides; only the right one is packed, into [panels](Panels).
+//!
+//! Each element of the product is summed from the first inner index to the last, whatever the vectors' length: the same
+//! bytes with AVX2 and AVX-512.
+
+use pulp::Simd;
+
+use crate::kernels::Real;
+use crate::kernels::parallel::for_each_chunk;
+
+/// Rows of a tile: with four vectors of columns they fill 24 of the 32 registers of AVX-512, and with two 12 of the 16 of
+/// AVX2.
+pub(crate) const ROWS: usize = 6;
+
+/// Inner indices of one go: the rows of a tile then stay in the first level of the cache.
+const GO: usize = 256;
+
+/// The vector instructions that a tile needs, for `f32` and `f64`.
+pub(crate) trait Lanes: Copy + 'static {
+    /// A vector of these elements.
+    type Vector<S: Simd>: Copy;
+    /// A vector of copies of an element.
+    fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
+    /// `a * b + c`, rounded once where the machine has an instruction for it.
+    fn multiply_add<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        b: Self::Vector<S>,
+        c: Self::Vector<S>,
+    ) -> Self::Vector<S>;
+}
+
+impl Lanes for f32 {
+    type Vector<S: Simd> = S::f32s;
+
+    #[inline(always)]
+    fn splat<S: Simd>(simd: S, x: Self) -> S::f32s {
+        simd.splat_f32s(x)
+    }
+
+    #[inline(always)]
+    fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(a, b, c)
+    }
+}
+
+impl Lanes for f64 {
+    type Vector<S: Simd> = S::f64s;
+
+    #[inline(always)]
+    fn splat<S: Simd>(simd: S, x: Self) -> S::f64s {
+        simd.splat_f64s(x)
+    }
+
+    #[inline(always)]
+    fn multiply_add<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s {
+        simd.mul_add_e_f64s(a, b, c)
+    }
+}
+
+/// The left operand: element `(row, p)` of tile `t` stands at `t * tile + row * row_stride + (p / segment) * segment_stride +
+/// (p % segment) * step`.
+///
+/// Segments let the inner index run over the positions of one sample after another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left<'a, T> {
+    elements: &'a [T],
+    rows: usize,
+    inner: usize,
+    tile: usize,
+    row_stride: usize,
+    step: usize,
+    segment: usize,
+    segment_stride: usize,
+}
+
+impl<'a, T> Left<'a, T> {
+    /// A matrix read where it lies, its rows `row_stride` apart and the elements of a row side by side.
+    pub(crate) fn rows(elements: &'a [T], rows: usize, inner: usize, row_stride: usize) -> Self {
+        Self::segments(elements, rows, row_stride, (1, inner, inner))
+    }
+
+    /// A matrix whose rows lie in `count` segments of `segment` elements, `segment_stride` apart.
+    pub(crate) fn segments(
+        elements: &'a [T],
+        rows: usize,
+        row_stride: usize,
+        (count, segment, segment_stride): (usize, usize, usize),
+    ) -> Self {
+        let inner = count * segment;
+        let last = |count: usize, stride: usize| count.saturating_sub(1) * stride;
+        assert!(
+            rows * inner == 0
+                || last(rows, row_stride) + last(count, segment_stride) + segment <= elements.len(),
+            "{rows} rows, {row_stride} apart, of {count} segments of {segment}, {segment_stride} apart, in {} elements",
+            elements.len()
+        );
+        let tile = ROWS * row_stride;
+        Self { elements, rows, inner, tile, row_stride, step: 1, segment, segment_stride }
+    }
+
+    /// A matrix that was [packed](pack_left).
+    pub(crate) fn packed(elements: &'a [T], rows: usize, inner: usize) -> Self {
+        assert_eq!(elements.len(), packed_left_len(rows, inner), "{rows} x {inner}, packed");
+        let tile = ROWS * inner;
+        Self {
+            elements,
+            rows,
+            inner,
+            tile,
+            row_stride: 1,
+            step: ROWS,
+            segment: inner,
+            segment_stride: 0,
+        }
+    }
+}
+
+/// Elements of a packed left operand.
+pub(crate) fn packed_left_len(rows: usize, inner: usize) -> usize {
+    rows.div_ceil(ROWS) * ROWS * inner
+}
+
+/// Packs a matrix that is stored with its rows side by side, element `(row, p)` at `p * stride + row`, tile by tile.
+pub(crate) fn pack_left<T: Real>(
+    elements: &[T],
+    rows: usize,
+    inner: usize,
+    stride: usize,
+    packed: &mut [T],
+) {
+    for_each_chunk(packed, ROWS * inner, |offset, tile| {
+        let first = offset / inner;
+        let count = ROWS.min(rows - first);
+        for (p, out) in tile.chunks_exact_mut(ROWS).enumerate() {
+            let from = &elements[p * stride + first..][..count];
+            if count == ROWS {
+                out.copy_from_slice(from);
+            } else {
+                out[..count].copy_from_slice(from);
+                out[count..].fill(T::zero());
+            }
+        }
+    });
+}
+
+/// Columns of a full panel: 256 bytes, four vectors of AVX-512.
+pub(crate) const fn full_width<T>() -> usize {
+    256 / size_of::<T>()
+}
+
+/// The narrowest panel's width that holds this many columns, or the full one.
+pub(crate) fn panel_width<T>(columns: usize) -> usize {
+    let full = full_width::<T>();
+    [full / 4, full / 2].into_iter().find(|&width| columns <= width).unwrap_or(full)
+}
+
+/// The right operand: panels of some columns each, element `(p, column)` of panel `j` at `(j * inner + p) * width + column`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panels<'a, T> {
+    elements: &'a [T],
+    inner: usize,
+    width: usize,
+}
+
+impl<'a, T> Panels<'a, T> {
+    /// `width` must come from [`panel_width`].
+    pub(crate) fn new(elements: &'a [T], inner: usize, width: usize) -> Self {
+        let full = full_width::<T>();
+        assert!([full / 4, full / 2, full].contains(&width), "a panel of {width} columns");
+        assert!(inner == 0 || elements.len().is_multiple_of(inner * width), "whole panels");
+        Self { elements, inner, width }
+    }
+}
+
+/// A finished piece of a product: the rows from `row` on, `width` elements each, summed over some of the inner indices.
+#[derive(Debug)]
+pub(crate) struct Tile<'a, T> {
+    /// The first row, as the product counts them.
+    pub(crate) row: usize,
+    /// Which panel's columns these are.
+    pub(crate) panel: usize,
+    /// The valid rows one after another.
+    pub(crate) values: &'a [T],
+    /// Whether the sum begins with this piece; later ones are to be added.
+    pub(crate) first: bool,
+}
+
+/// Multiplies some tiles of the left operand with all panels of the right one, on this thread, and hands each piece of the
+/// product to `sink`. The order of pieces is that of the inner index.
+pub(crate) fn multiply<T: Real>(
+    left: Left<'_, T>,
+    tiles: std::ops::Range<usize>,
+    right: Panels<'_, T>,
+    sink: impl FnMut(Tile<'_, T>),
+) {
+    assert_eq!(left.inner, right.inner, "inner dimensions");
+    assert!(tiles.end <= left.rows.div_ceil(ROWS), "tiles of {} rows", left.rows);
+    if left.inner == 0 || left.rows == 0 {
+        return;
+    }
+    pulp::Arch::new().dispatch(Multiply { left, tiles, right, sink });
+}
+
+struct Multiply<'a, T, F> {
+    left: Left<'a, T>,
+    tiles: std::ops::Range<usize>,
+    right: Panels<'a, T>,
+    sink: F,
+}
+
+impl<T: Real, F: FnMut(Tile<'_, T>)> pulp::WithSimd for Multiply<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
+        // A register for each row and vector, and some to spare.
+        let vectors = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
+        match (self.right.width / lanes).min(vectors) {
+            4 => self.run::<S, 4>(simd),
+            2 => self.run::<S, 2>(simd),
+            _ => self.run::<S, 1>(simd),
+        }
+    }
+}
+
+impl<T: Real, F: FnMut(Tile<'_, T>)> Multiply<'_, T, F> {
+    #[inline(always)]
+    fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
+        let Self { left, tiles, right, mut sink } = self;
+        let Panels { width, inner, .. } = right;
+        // Goes end where segments do, if segments are short.
+        let go = if left.segment >= GO { GO } else { GO / left.segment * left.segment };
+        let mut values = [T::zero(); ROWS * 64];
+        for (panel, elements) in right.elements.chunks_exact(inner * width).enumerate() {
+            let mut start = 0;
+            while start < inner {
+                let in_segment = start % left.segment;
+                let count = if left.segment >= GO {
+                    GO.min(left.segment - in_segment)
+                } else {
+                    go.min(inner - start)
+                };
+                for tile in tiles.clone() {
+                    let row = tile * ROWS;
+                    let rows = ROWS.min(left.rows - row);
+                    let values = &mut values[..ROWS * width];
+                    product::<T, S, VECTORS>(
+                        simd,
+                        (left, tile, rows),
+                        start..start + count,
+                        elements,
+                        width,
+                        values,
+                    );
+                    sink(Tile { row, panel, values: &values[..rows * width], first: start == 0 });
+                }
+                start += count;
+            }
+        }
+    }
+}
+
+/// One tile of the product over some inner indices, which lie in one segment or are whole segments.
+#[inline(always)]
+fn product<T: Real, S: Simd, const VECTORS: usize>(
+    simd: S,
+    (left, tile, rows): (Left<'_, T>, usize, usize),
+    inner: std::ops::Range<usize>,
+    panel: &[T],
+    width: usize,
+    values: &mut [T],
+) {
+    let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
+    let count = inner.len();
+    let segment = left.segment.min(count);
+    let first =
+        inner.start / left.segment * left.segment_stride + inner.start % left.segment * left.step;
+    // Rows beyond the last are the last one again; nobody reads their values.
+    let offsets: [usize; ROWS] = std::array::from_fn(|i| {
+        let row = if left.step == 1 { i.min(rows - 1) } else { i };
+        tile * left.tile + row * left.row_stride + first
+    });
+    assert!(
+        count % segment == 0
+            && inner.end * width <= panel.len()
+            && values.len() == ROWS * width
+            && width.is_multiple_of(VECTORS * lanes)
+            && offsets[ROWS - 1]
+                + (count / segment - 1) * left.segment_stride
+                + (segment - 1) * left.step
+                < left.elements.len()
+    );
+    for column in (0..width).step_by(VECTORS * lanes) {
+        let zero = T::splat(simd, T::zero());
+        let mut sums = [[zero; VECTORS]; ROWS];
+        // SAFETY: the assertion holds the last element that is read of `left` and of `panel`, and the last written of `values`,
+        // to be inside them; offsets grow with the row, indices with every loop. Vectors are plain floats, read and written
+        // without a demand on their alignment.
+        unsafe {
+            let mut from = left.elements.as_ptr();
+            let mut right = panel.as_ptr().add(inner.start * width + column);
+            for _ in 0..count / segment {
+                let mut at = from;
+                for _ in 0..segment {
+                    let mut vectors = [zero; VECTORS];
+                    for (v, vector) in vectors.iter_mut().enumerate() {
+                        *vector = right.add(v * lanes).cast::<T::Vector<S>>().read_unaligned();
+                    }
+                    for (sums, &offset) in sums.iter_mut().zip(&offsets) {
+                        let x = T::splat(simd, *at.add(offset));
+                        for (sum, &vector) in sums.iter_mut().zip(&vectors) {
+                            *sum = T::multiply_add(simd, x, vector, *sum);
+                        }
+                    }
+                    at = at.wrapping_add(left.step);
+                    right = right.wrapping_add(width);
+                }
+                from = from.wrapping_add(left.segment_stride);
+            }
+            let out = values.as_mut_ptr().add(column);
+            for (i, sums) in sums.iter().enumerate() {
+                for (v, &sum) in sums.iter().enumerate() {
+                    out.add(i * width + v * lanes).cast::<T::Vector<S>>().write_unaligned(sum);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Buffers that a thread keeps, so that a kernel does not ask the system for memory at every call.
+
+use std::cell::RefCell;
+
+use super::Real;
+
+thread_local! {
+    static F32: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static F64: RefCell<Vec<Vec<f64>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Element types with a stack of buffers on each thread.
+pub(crate) trait Scratch: Sized {
+    fn with_stack<R>(f: impl FnOnce(&RefCell<Vec<Vec<Self>>>) -> R) -> R;
+}
+
+impl Scratch for f32 {
+    fn with_stack<R>(f: impl FnOnce(&RefCell<Vec<Vec<Self>>>) -> R) -> R {
+        F32.with(f)
+    }
+}
+
+impl Scratch for f64 {
+    fn with_stack<R>(f: impl FnOnce(&RefCell<Vec<Vec<Self>>>) -> R) -> R {
+        F64.with(f)
+    }
+}
+
+/// Calls `work` with a buffer of `len` elements of any values. Calls may be nested: each has a buffer of its own.
+pub(crate) fn with_scratch<T: Real, R>(len: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
+    let mut buffer = T::with_stack(|stack| stack.borrow_mut().pop()).unwrap_or_default();
+    if buffer.len() < len {
+        buffer.resize(len, T::zero());
+    }
+    let result = work(&mut buffer[..len]);
+    T::with_stack(|stack| stack.borrow_mut().push(buffer));
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_buffers_are_different_ones() {
+        with_scratch(3, |outer: &mut [f32]| {
+            outer.fill(1.0);
+            with_scratch(5, |inner: &mut [f32]| inner.fill(2.0));
+            assert_eq!(outer, [1.0; 3]);
+        });
+        assert_eq!(with_scratch(7, |buffer: &mut [f64]| buffer.len()), 7);
+    }
+}
