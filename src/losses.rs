@@ -5,12 +5,15 @@
 //! | Wasserstein estimate | mean f(real) - mean f(fake) | WGAN, equation 2 and Algorithm 1, line 5 |
 //! | critic loss | -estimate + penalty, minimised | WGAN, Algorithm 1, line 6; WGAN-GP, equation 3 |
 //! | generator loss | -mean f(G(z)), minimised | WGAN, Algorithm 1, line 10 |
+//!
+//! Each is a traced scalar: [`Traced::backward`] gives the gradients, and its [`value`](Traced::value) is part of candle's graph.
 
 use candle_core::Tensor;
 
-use crate::critic::Critic;
+use crate::critic::{Critic, score};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
+use crate::second_order::Traced;
 
 /// How a critic is run over the real and the generated batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,26 +43,28 @@ pub fn wasserstein_estimate(
     real: &Tensor,
     fake: &Tensor,
     batching: Batching,
-) -> Result<Tensor> {
+) -> Result<Traced> {
     let (n, m) = (batch_size(real, "the real batch")?, batch_size(fake, "the fake batch")?);
     let (of_real, of_fake) = match batching {
         Batching::Together => {
-            let scores = critic.scores(&Tensor::cat(&[real, fake], 0)?)?;
+            let scores = score(critic, &Traced::untracked(&Tensor::cat(&[real, fake], 0)?))?;
             (scores.narrow(0, 0, n)?, scores.narrow(0, n, m)?)
         }
-        Batching::Apart => (critic.scores(real)?, critic.scores(fake)?),
+        Batching::Apart => {
+            (score(critic, &Traced::untracked(real))?, score(critic, &Traced::untracked(fake))?)
+        }
     };
-    Ok(of_real.mean_all()?.sub(&of_fake.mean_all()?)?)
+    of_real.mean_all()?.sub(&of_fake.mean_all()?)
 }
 
 /// What the critic minimises: -estimate + penalty.
 ///
 /// # Errors
 /// Candle's where one of the two is no scalar.
-pub fn critic_loss(estimate: &Tensor, penalty: Option<&Tensor>) -> Result<Tensor> {
+pub fn critic_loss(estimate: &Traced, penalty: Option<&Traced>) -> Result<Traced> {
     match penalty {
-        Some(penalty) => Ok(penalty.sub(estimate)?),
-        None => Ok(estimate.neg()?),
+        Some(penalty) => penalty.sub(estimate),
+        None => estimate.neg(),
     }
 }
 
@@ -67,9 +72,9 @@ pub fn critic_loss(estimate: &Tensor, penalty: Option<&Tensor>) -> Result<Tensor
 ///
 /// # Errors
 /// [`Error::Shape`] where there are no scores.
-pub fn generator_loss(scores: &Tensor) -> Result<Tensor> {
-    batch_size(scores, "the batch of scores")?;
-    Ok(scores.mean_all()?.neg()?)
+pub fn generator_loss(scores: &Traced) -> Result<Traced> {
+    batch_size(scores.raw(), "the batch of scores")?;
+    scores.mean_all()?.neg()
 }
 
 fn batch_size(samples: &Tensor, what: &str) -> Result<usize> {
@@ -88,7 +93,6 @@ mod tests {
     use super::*;
     use crate::network::ModelBuilder;
     use crate::random::Stream;
-    use crate::second_order::Traced;
     use candle_core::{DType, Device};
     use candle_nn::{BatchNorm, ModuleT, batch_norm};
 
@@ -118,7 +122,9 @@ mod tests {
         let expected = mean(&real)? - mean(&fake)?;
         assert_eq!(Batching::for_critic(network.parameters()), Batching::Apart);
         let estimate = |batching| -> Result<f64> {
-            Ok(wasserstein_estimate(network.model(), &real, &fake, batching)?.to_scalar()?)
+            Ok(wasserstein_estimate(network.model(), &real, &fake, batching)?
+                .detach()
+                .to_scalar()?)
         };
         assert!((estimate(Batching::Apart)? - expected).abs() < 1e-14);
         assert!((estimate(Batching::Together)? - expected).abs() > 0.1);

@@ -77,7 +77,8 @@ pub trait Critic {
         Err(Error::config("the critic's batch of labels", "present", "none: it has no classes"))
     }
 
-    /// The scores `(batch,)`, part of candle's graph down to the parameters.
+    /// The scores `(batch,)`, part of candle's graph: its `backward` reaches the parameters, and the samples where candle
+    /// computed them.
     ///
     /// # Errors
     /// The forward pass's; [`Error::Shape`] where it gives anything but one score a sample.
@@ -85,7 +86,7 @@ pub trait Critic {
         score(self, &Traced::untracked(samples)).map(|scores| scores.value().clone())
     }
 
-    /// The scores `(batch,)` with every parameter a constant: `backward` reaches the samples and does no work
+    /// The scores `(batch,)` with every parameter a constant: candle's `backward` reaches the samples and does no work
     /// for the critic.
     ///
     /// # Errors
@@ -108,7 +109,7 @@ pub trait Critic {
     }
 
     /// A scalar made of the critic's gradient at these points, such as a gradient penalty, whose own gradient
-    /// reaches every parameter.
+    /// reaches every parameter: by [`Traced::backward`], or candle's on its [`value`](Traced::value).
     ///
     /// `of_gradient` gets the gradients, in the shape of `points`.
     ///
@@ -117,9 +118,10 @@ pub trait Critic {
     fn penalty(
         &self,
         points: &Tensor,
-        of_gradient: &dyn Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        of_gradient(&self.scores_and_gradient(points)?.1)
+        of_gradient: &dyn Fn(&Traced) -> Result<Traced>,
+    ) -> Result<Traced> {
+        let points = Traced::input(points);
+        of_gradient(&score(self, &points)?.differentiate(&points)?)
     }
 }
 
@@ -154,8 +156,8 @@ macro_rules! impl_for_pointer {
             fn penalty(
                 &self,
                 points: &Tensor,
-                of_gradient: &dyn Fn(&Tensor) -> Result<Tensor>,
-            ) -> Result<Tensor> {
+                of_gradient: &dyn Fn(&Traced) -> Result<Traced>,
+            ) -> Result<Traced> {
                 (**self).penalty(points, of_gradient)
             }
         }
@@ -163,8 +165,8 @@ macro_rules! impl_for_pointer {
 }
 impl_for_pointer!(&C, Box<C>);
 
-/// Runs the forward pass and holds its result to one score a sample.
-fn score<C: Critic + ?Sized>(critic: &C, samples: &Traced) -> Result<Traced> {
+/// Runs the forward pass and holds its result to one score a sample, `(batch,)`.
+pub(crate) fn score<C: Critic + ?Sized>(critic: &C, samples: &Traced) -> Result<Traced> {
     let scores = critic.forward(samples)?;
     match (samples.dims().first(), scores.dims()) {
         (Some(&batch), &[count]) if count == batch => Ok(scores),

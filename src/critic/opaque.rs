@@ -65,11 +65,8 @@ impl<M: Module> Critic for ModuleCritic<M> {
                 on: "the traced input; use `penalty`, which takes a central difference".into(),
             });
         }
-        if samples.is_frozen() {
-            Ok(Traced::frozen(&self.frozen.forward(samples.value())?))
-        } else {
-            Ok(Traced::untracked(&self.trained.forward(samples.value())?))
-        }
+        let module = if samples.is_frozen() { &self.frozen } else { &self.trained };
+        samples.through_candle(|samples| Ok(module.forward(samples)?))
     }
 
     /// The scores, and their gradient as a constant that cannot be differentiated again.
@@ -80,14 +77,14 @@ impl<M: Module> Critic for ModuleCritic<M> {
     fn penalty(
         &self,
         points: &Tensor,
-        of_gradient: &dyn Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+        of_gradient: &dyn Fn(&Traced) -> Result<Traced>,
+    ) -> Result<Traced> {
         let points = points.detach();
         let gradient = Var::from_tensor(&self.gradient(&points)?)?;
-        let penalty = of_gradient(&gradient)?;
+        let penalty = of_gradient(&Traced::untracked(&gradient))?;
         let value = penalty.detach();
         let Some(direction) = penalty.backward()?.remove(&gradient) else {
-            return Ok(value); // it does not depend on the gradient at all
+            return Ok(Traced::untracked(&value)); // it does not depend on the gradient at all
         };
         // The step balances rounding, eps / h, against curvature, h^2, in units of each sample's own size.
         let precision =
@@ -105,7 +102,7 @@ impl<M: Module> Critic for ModuleCritic<M> {
         let derivative =
             ahead.sub(&behind)?.div(&step.flatten_all()?)?.affine(0.5, 0.0)?.sum_all()?;
         // The penalty's value with the derivative's gradient.
-        Ok(derivative.sub(&derivative.detach())?.add(&value)?)
+        Ok(Traced::untracked(&derivative.sub(&derivative.detach())?.add(&value)?))
     }
 }
 

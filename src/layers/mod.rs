@@ -104,8 +104,8 @@ fn check_weight(layer: &str, shape: &[usize]) -> Result<()> {
 
 /// Applies a layer to a plain tensor, for generators.
 fn plain(layer: &impl Layer, x: &Tensor) -> candle_core::Result<Tensor> {
-    let result: Result<Traced> = layer.forward(&Traced::untracked(x));
-    result.map(|y| y.value().clone()).map_err(crate::Error::into_candle)
+    let result: Result<Traced> = layer.forward(&Traced::plain(x));
+    result.map(|y| y.raw().clone()).map_err(crate::Error::into_candle)
 }
 
 /// Makes candle `Module`s of layers.

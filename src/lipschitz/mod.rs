@@ -12,6 +12,7 @@ use crate::critic::Critic;
 use crate::error::{Error, Result};
 use crate::ops::in_place;
 use crate::parameters::Parameters;
+use crate::second_order::Traced;
 
 /// The Lipschitz strategy.
 ///
@@ -165,7 +166,7 @@ impl Lipschitz {
         real: &Tensor,
         fake: &Tensor,
         epsilon: Option<&Tensor>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Traced>> {
         let value = match *self {
             Self::Clip { .. } => return Ok(None),
             Self::GradientPenalty { lambda, target, sides } => {
@@ -173,7 +174,7 @@ impl Lipschitz {
                 critic.penalty(&points, &|gradient| {
                     let excess = penalty::norms(gradient)?.affine(1.0, -target)?;
                     let excess = if sides == Sides::One { excess.relu()? } else { excess };
-                    Ok(excess.sqr()?.mean_all()?.affine(lambda, 0.0)?)
+                    excess.sqr()?.mean_all()?.affine(lambda, 0.0)
                 })?
             }
             Self::Divergence { k, p, points } => {
@@ -182,7 +183,7 @@ impl Lipschitz {
                     PenaltyPoints::RealAndFake => penalty::real_and_fake(real, fake)?,
                 };
                 critic.penalty(&points, &|gradient| {
-                    Ok(penalty::norms(gradient)?.powf(p)?.mean_all()?.affine(k, 0.0)?)
+                    penalty::norms(gradient)?.powf(p)?.mean_all()?.affine(k, 0.0)
                 })?
             }
         };

@@ -30,13 +30,8 @@ fn passes<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, us
         counted(|| Lipschitz::gradient_penalty().penalty(model, &real, &fake, Some(&epsilon)));
     let loss = critic_loss(&estimate?, penalty?.as_ref())?;
     let (gradients, backward) = counted(|| loss.backward());
-    assert!(
-        critic.parameters().trained().all(|(_, var)| gradients
-            .as_ref()
-            .unwrap()
-            .get(var)
-            .is_some())
-    );
+    let gradients = gradients?;
+    assert!(critic.parameters().trained().all(|(_, var)| gradients.get(var).is_some()));
     Ok([forward, of_penalty, backward])
 }
 

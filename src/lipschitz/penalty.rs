@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::second_order::Traced;
 
 /// epsilon * real + (1 - epsilon) * fake, one epsilon a sample, as a constant (WGAN-GP, Algorithm 1, line 6).
 pub(super) fn interpolates(
@@ -42,10 +43,10 @@ pub(super) fn real_and_fake(real: &Tensor, fake: &Tensor) -> Result<Tensor> {
 ///
 /// The derivative of the root at 0 is infinite. A gradient of zero has norm 0 here, with derivative 0, as
 /// PyTorch's `norm` has it; every other value is exact, which an epsilon inside the root would not be.
-pub(super) fn norms(gradient: &Tensor) -> Result<Tensor> {
+pub(super) fn norms(gradient: &Traced) -> Result<Traced> {
     let squares = gradient.flatten_from(1)?.sqr()?.sum(1)?;
-    let zero = squares.detach().eq(0.0)?.to_dtype(squares.dtype())?;
-    Ok(squares.add(&zero)?.sqrt()?.mul(&zero.affine(-1.0, 1.0)?)?)
+    let zero = Traced::untracked(&squares.detach().eq(0.0)?.to_dtype(squares.dtype())?);
+    squares.add(&zero)?.sqrt()?.mul(&zero.affine(-1.0, 1.0)?)
 }
 
 fn same_shape(real: &Tensor, fake: &Tensor) -> Result<()> {
@@ -67,8 +68,8 @@ mod tests {
     #[test]
     fn norms_are_safe_at_zero() -> Result<()> {
         let gradient = Var::new(&[[0f64, 0.0], [3.0, 4.0]], &Device::Cpu)?;
-        let norms = norms(&gradient)?;
-        assert_eq!(norms.to_vec1::<f64>()?, [0.0, 5.0]);
+        let norms = norms(&Traced::untracked(&gradient))?;
+        assert_eq!(norms.detach().to_vec1::<f64>()?, [0.0, 5.0]);
         let slopes = norms.sum_all()?.backward()?.remove(&gradient).expect("tracked");
         // g / ||g|| of each sample; the zero is exact.
         let slopes = slopes.to_vec2::<f64>()?;
@@ -80,7 +81,8 @@ mod tests {
     #[test]
     fn a_norm_runs_over_all_features_of_a_sample() -> Result<()> {
         let gradient = Tensor::ones((2, 3, 4, 5), candle_core::DType::F64, &Device::Cpu)?;
-        assert_eq!(norms(&gradient)?.to_vec1::<f64>()?, [60f64.sqrt(); 2]);
+        let norms = norms(&Traced::untracked(&gradient))?;
+        assert_eq!(norms.detach().to_vec1::<f64>()?, [60f64.sqrt(); 2]);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 
 use super::has_kernel;
-use crate::kernels::activation::{Function, gate, map, tanh_gradient};
+use crate::kernels::activation::{self as kernels, Function, gate, map};
 use crate::kernels::{for_real, slice};
 
 /// `f(x)`, elementwise.
@@ -38,6 +38,33 @@ pub(crate) fn activate_gradient(
             gradient.mul(&x.contiguous()?.apply_op1(Activation { function, order: 1 })?)
         }
         _ => gradient.mul(&composed_derivative(function, x)?),
+    }
+}
+
+/// `gradient * f^(order)(x)`, elementwise, for an order of 1 or 2; a constant to candle.
+pub(crate) fn times_derivative(
+    function: Function,
+    order: u8,
+    gradient: &Tensor,
+    x: &Tensor,
+) -> Result<Tensor> {
+    let (gradient, x) = (&gradient.detach(), &x.detach());
+    match order {
+        1 => activate_gradient(function, gradient, x),
+        2 if has_kernel(x) => {
+            gradient.mul(&x.contiguous()?.apply_op1_no_bwd(&Activation { function, order })?)
+        }
+        2 => gradient.mul(&composed_second_derivative(function, x)?),
+        _ => candle_core::bail!("{function:?} has no derivative of order {order} here"),
+    }
+}
+
+/// `gradient * (1 - y^2)`, elementwise, for `y` = tanh x: its derivative without a second tanh; a constant to candle.
+pub(crate) fn tanh_gradient(gradient: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if has_kernel(y) && gradient.dtype() == y.dtype() {
+        gradient.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &TanhGradient)
+    } else {
+        gradient.mul(&y.sqr()?.affine(-1.0, 1.0)?)
     }
 }
 
@@ -124,7 +151,7 @@ impl CustomOp2 for TanhGradient {
         y_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         for_real!(y, T => {
-            let out = tanh_gradient::<T>(slice(gradient, gradient_layout)?, slice(y, y_layout)?);
+            let out = kernels::tanh_gradient::<T>(slice(gradient, gradient_layout)?, slice(y, y_layout)?);
             Ok((<T as WithDType>::to_cpu_storage_owned(out), y_layout.shape().clone()))
         })
     }
@@ -170,6 +197,34 @@ fn composed_derivative(function: Function, x: &Tensor) -> Result<Tensor> {
     }
 }
 
+fn composed_second_derivative(function: Function, x: &Tensor) -> Result<Tensor> {
+    let complement = |y: &Tensor| y.affine(-1.0, 1.0);
+    match function {
+        Function::LeakyRelu { .. } => x.zeros_like(),
+        Function::Elu { alpha } => {
+            let negative = complement(&slopes(x, 0.0)?)?;
+            x.mul(&negative)?.exp()?.mul(&negative)?.affine(alpha, 0.0)
+        }
+        Function::Tanh => {
+            let y = x.tanh()?;
+            y.mul(&complement(&y.sqr()?)?)?.affine(-2.0, 0.0)
+        }
+        Function::Sigmoid => {
+            let y = sigmoid(x)?;
+            y.mul(&complement(&y)?)?.mul(&y.affine(-2.0, 1.0)?)
+        }
+        Function::Softplus => {
+            let y = sigmoid(x)?;
+            y.mul(&complement(&y)?)
+        }
+        Function::Silu => {
+            let y = sigmoid(x)?;
+            let bend = x.mul(&y.affine(-2.0, 1.0)?)?.affine(1.0, 2.0)?;
+            y.mul(&complement(&y)?)?.mul(&bend)
+        }
+    }
+}
+
 /// By tanh, which neither overflows nor lacks a gradient on any device.
 fn sigmoid(x: &Tensor) -> Result<Tensor> {
     x.affine(0.5, 0.0)?.tanh()?.affine(0.5, 0.5)
@@ -208,6 +263,13 @@ mod tests {
                 Ok(y.sqr()?.sum_all()?.backward()?.remove(&x).expect("x is tracked"))
             };
             close(&first(&fast)?, &first(&plain)?)?;
+
+            let plain = g.mul(&composed_second_derivative(function, &x)?)?;
+            close(&times_derivative(function, 2, &g, &x)?, &plain)?;
+            if function == Function::Tanh {
+                let y = x.as_tensor().tanh()?;
+                close(&tanh_gradient(&g, &y)?, &g.mul(&composed_derivative(function, &x)?)?)?;
+            }
 
             let fast = activate_gradient(function, &g, &x)?;
             let plain = g.mul(&composed_derivative(function, &x)?)?;

@@ -75,6 +75,28 @@ pub(super) fn conv2d_input(
     full.narrow(2, padding[0], image[0])?.narrow(3, padding[1], image[1])
 }
 
+/// A kernel is a map of the image under the map: batch and channels change places, stride and dilation too.
+pub(super) fn conv2d_kernel(
+    map: &Tensor,
+    image: &Tensor,
+    kernel: [usize; 2],
+    geometry: Geometry,
+) -> Result<Tensor> {
+    if geometry.groups > 1 {
+        let [maps, images] = [map.chunk(geometry.groups, 1)?, image.chunk(geometry.groups, 1)?];
+        let parts = maps.iter().zip(&images).map(|(map, image)| {
+            conv2d_kernel(map, image, kernel, Geometry { groups: 1, ..geometry })
+        });
+        return Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0);
+    }
+    let Geometry { stride, padding, dilation, .. } = geometry;
+    let turned = Geometry { stride: dilation, padding, dilation: stride, groups: 1 };
+    let (image, map) = (image.transpose(0, 1)?.contiguous()?, map.transpose(0, 1)?.contiguous()?);
+    // Rows and columns that no whole step covers make the result larger than the kernel.
+    let kernels = conv2d(&image, &map, turned)?;
+    kernels.narrow(2, 0, kernel[0])?.narrow(3, 0, kernel[1])?.transpose(0, 1)
+}
+
 /// Stride, padding and dilation where each is the same in both dimensions.
 fn uniform(geometry: Geometry) -> Option<(usize, usize, usize)> {
     let Geometry { stride: [s, t], padding: [p, q], dilation: [d, e], .. } = geometry;
@@ -164,6 +186,8 @@ mod tests {
             compare(convolution::conv2d(&x, &w, None, geometry), conv2d(&x, &w, geometry), [&x, &w]);
             let ours = convolution::conv2d_input(&y, &w, None, image, geometry);
             compare(ours, conv2d_input(&y, &w, image, geometry), [&y, &w]);
+            let ours = convolution::conv2d_kernel(&y, &x, kernel, geometry).unwrap();
+            close(&ours, &conv2d_kernel(&y, &x, kernel, geometry).unwrap());
         }
     }
 }

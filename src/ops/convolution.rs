@@ -15,7 +15,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 
 use super::{composed_convolution, count, has_kernel};
 use crate::kernels::convolution::{Convolution, Geometry, for_image, for_kernel, forward};
-use crate::kernels::reduce::sum_channels;
+use crate::kernels::reduce;
 use crate::kernels::{Real, for_real, slice};
 
 /// Maps of images: (batch, inputs, height, width), (outputs, inputs / groups, down, right) -> (batch, outputs, ...), plus a
@@ -46,6 +46,20 @@ pub(crate) fn conv2d_input(
         Product::Image(image).apply_with_bias(geometry, map, kernel, bias)
     } else {
         add_bias(composed_convolution::conv2d_input(map, kernel, image, geometry)?, bias)
+    }
+}
+
+/// The kernel of this size whose maps of `image`, weighted by `map`, it has the gradient for.
+pub(crate) fn conv2d_kernel(
+    map: &Tensor,
+    image: &Tensor,
+    kernel: [usize; 2],
+    geometry: Geometry,
+) -> Result<Tensor> {
+    if ours(map, image, None) {
+        Product::Kernel(kernel).apply(geometry, map, image)
+    } else {
+        composed_convolution::conv2d_kernel(map, image, kernel, geometry)
     }
 }
 
@@ -248,13 +262,16 @@ impl CustomOp3 for Biased {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (for_a, for_b) = self.0.pull_back(a, b, g)?;
-        let for_bias =
-            bias.track_op().then(|| g.contiguous()?.apply_op1_no_bwd(&SumChannels)).transpose()?;
+        let for_bias = bias.track_op().then(|| sum_channels(g)).transpose()?;
         Ok((for_a, for_b, for_bias))
     }
 }
 
-/// (batch, channels, height, width) -> (channels,)
+/// The sum over the batch and all positions: (batch, channels, height, width) -> (channels,)
+pub(crate) fn sum_channels(x: &Tensor) -> Result<Tensor> {
+    if has_kernel(x) { x.contiguous()?.apply_op1_no_bwd(&SumChannels) } else { x.sum((0, 2, 3)) }
+}
+
 struct SumChannels;
 
 impl CustomOp1 for SumChannels {
@@ -265,7 +282,7 @@ impl CustomOp1 for SumChannels {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, channels, height, width) = layout.shape().dims4()?;
         for_real!(x, T => {
-            let sums = sum_channels(slice::<T>(x, layout)?, channels, height * width);
+            let sums = reduce::sum_channels(slice::<T>(x, layout)?, channels, height * width);
             Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(sums), Shape::from(channels)))
         })
     }

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::{count, has_kernel, matmul, matmul_nt, matmul_tn};
 use crate::kernels::matmul::{Matrix, product_nt};
-use crate::kernels::reduce::sum_rows;
+use crate::kernels::reduce;
 use crate::kernels::{Real, for_real, slice};
 
 /// `x Wᵀ + b`: x (batch, in), weight (out, in), bias (out,) -> (batch, out).
@@ -72,13 +72,16 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let for_x = x.track_op().then(|| matmul(g, &weight.detach())).transpose()?;
         let for_weight = weight.track_op().then(|| matmul_tn(g, &x.detach())).transpose()?;
-        let for_bias =
-            bias.track_op().then(|| g.contiguous()?.apply_op1_no_bwd(&SumRows)).transpose()?;
+        let for_bias = bias.track_op().then(|| sum_rows(g)).transpose()?;
         Ok((for_x, for_weight, for_bias))
     }
 }
 
-/// (rows, columns) -> (columns,)
+/// The sum of all rows: (rows, columns) -> (columns,)
+pub(crate) fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    if has_kernel(x) { x.contiguous()?.apply_op1_no_bwd(&SumRows) } else { x.sum(0) }
+}
+
 struct SumRows;
 
 impl CustomOp1 for SumRows {
@@ -89,7 +92,7 @@ impl CustomOp1 for SumRows {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, columns) = layout.shape().dims2()?;
         for_real!(x, T => {
-            let sums = sum_rows(slice::<T>(x, layout)?, columns);
+            let sums = reduce::sum_rows(slice::<T>(x, layout)?, columns);
             Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(sums), Shape::from(columns)))
         })
     }

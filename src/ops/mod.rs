@@ -17,12 +17,12 @@ mod linear;
 mod pool;
 mod product;
 
-pub(crate) use activation::{activate, activate_gradient};
+pub(crate) use activation::{activate, activate_gradient, tanh_gradient, times_derivative};
 pub(crate) use batch_norm::{Statistics, normalise};
-pub(crate) use convolution::{conv2d, conv2d_input};
+pub(crate) use convolution::{conv2d, conv2d_input, conv2d_kernel, sum_channels};
 pub(crate) use finite::first_non_finite;
 pub(crate) use gradient_probe::GradientProbe;
-pub(crate) use linear::linear;
+pub(crate) use linear::{linear, sum_rows};
 pub(crate) use pool::{repeat_windows, sum_windows};
 pub(crate) use product::{matmul, matmul_nt, matmul_tn};
 

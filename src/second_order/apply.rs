@@ -39,7 +39,7 @@ impl Traced {
         if self.is_tracked() {
             return Err(Error::BatchNormUnderPenalty { shape: self.dims().to_vec() });
         }
-        Ok(self.unrecorded(forward(self.value())?))
+        self.through_candle(forward)
     }
 }
 

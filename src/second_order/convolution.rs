@@ -3,9 +3,56 @@
 use candle_core::{DType, Tensor};
 use candle_nn::{Conv1d, Conv2d, ConvTranspose2d};
 
+use super::tape::PullBack;
 use super::{Layer, Traced};
 use crate::error::{Error, Result};
 use crate::ops::{self, Geometry};
+
+/// Which of image, kernel and map is made of the other two; with the size of what they do not tell.
+#[derive(Debug, Clone, Copy)]
+enum Product {
+    /// Of an image and a kernel.
+    Map,
+    /// Of a map and a kernel.
+    Image([usize; 2]),
+    /// Of a map and an image.
+    Kernel([usize; 2]),
+}
+
+/// One of the three, plus a bias for each channel of a map or an image.
+fn product(
+    kind: Product,
+    geometry: Geometry,
+    a: &Traced,
+    b: &Traced,
+    bias: Option<&Traced>,
+) -> Result<Traced> {
+    let (x, y, raw_bias) = (a.raw(), b.raw(), bias.map(Traced::raw));
+    let value = match kind {
+        Product::Map => ops::conv2d(x, y, raw_bias, geometry)?,
+        Product::Image(size) => ops::conv2d_input(x, y, raw_bias, size, geometry)?,
+        Product::Kernel(size) => ops::conv2d_kernel(x, y, size, geometry)?,
+    };
+    let size = |x: &Traced| [x.dims()[2], x.dims()[3]];
+    let product = move |kind, a: &Traced, b: &Traced| product(kind, geometry, a, b, None);
+    let (size_of_a, other) = (size(a), b.clone());
+    let for_a: PullBack = Box::new(move |g| match kind {
+        Product::Map => product(Product::Image(size_of_a), g, &other),
+        Product::Image(_) => product(Product::Map, g, &other),
+        Product::Kernel(_) => product(Product::Map, &other, g),
+    });
+    let (size_of_b, other) = (size(b), a.clone());
+    let for_b: PullBack = Box::new(move |g| match kind {
+        Product::Map => product(Product::Kernel(size_of_b), g, &other),
+        Product::Image(_) => product(Product::Kernel(size_of_b), &other, g),
+        Product::Kernel(_) => product(Product::Image(size_of_b), &other, g),
+    });
+    let mut operands = vec![(a, for_a), (b, for_b)];
+    if let Some(bias) = bias {
+        operands.push((bias, Box::new(Traced::sum_channels)));
+    }
+    Ok(Traced::from_operands(value, operands))
+}
 
 impl Traced {
     /// Convolves `(batch, in, height, width)` with a kernel `(out, in / groups, down, right)` and adds a bias `(out,)`.
@@ -18,10 +65,20 @@ impl Traced {
         geometry: Geometry,
         layer: &str,
     ) -> Result<Self> {
-        let (outputs, inputs, down, right) = kernel.dims4()?;
+        self.convolve(&self.parameter(kernel), bias, geometry, layer)
+    }
+
+    fn convolve(
+        &self,
+        kernel: &Self,
+        bias: Option<&Tensor>,
+        geometry: Geometry,
+        layer: &str,
+    ) -> Result<Self> {
+        let (outputs, inputs, down, right) = kernel.raw().dims4()?;
         let inputs = inputs * geometry.groups;
         let misfit = |expected: String| Error::input(layer, self.dims(), expected);
-        self.check_factor(layer, kernel)?;
+        self.check_factor(layer, kernel.raw())?;
         let &[batch, channels, height, width] = self.dims() else {
             return Err(misfit(format!("(batch, {inputs}, height, width)")));
         };
@@ -36,10 +93,8 @@ impl Traced {
                  can hold: {geometry}"
             )));
         }
-        let kernel = self.weight(kernel);
-        let bias = bias.map(|bias| self.weight(bias));
-        let value = ops::conv2d(self.value(), &kernel, bias.as_ref(), geometry)?;
-        Ok(self.unary(value, move |g| ops::conv2d_input(g, &kernel, None, size, geometry)))
+        let bias = bias.map(|bias| self.parameter(bias));
+        product(Product::Map, geometry, self, kernel, bias.as_ref())
     }
 
     /// The transposed convolution of `(batch, in, height, width)` with a kernel `(in, out / groups, down, right)`, plus a
@@ -75,10 +130,8 @@ impl Traced {
                  stride: kernel {down} x {right}, {geometry}"
             )));
         };
-        let kernel = self.weight(kernel);
-        let bias = bias.map(|bias| self.weight(bias));
-        let value = ops::conv2d_input(self.value(), &kernel, bias.as_ref(), size, geometry)?;
-        Ok(self.unary(value, move |g| ops::conv2d(g, &kernel, None, geometry)))
+        let (kernel, bias) = (self.parameter(kernel), bias.map(|bias| self.parameter(bias)));
+        product(Product::Image(size), geometry, self, &kernel, bias.as_ref())
     }
 
     /// Holds a layer's input to be of its weight's type, or of a floating-point type where it has no weight, and of
@@ -120,14 +173,29 @@ impl Traced {
     /// must be multiples of it.
     pub(crate) fn mean_of_windows(&self, window: [usize; 2]) -> Result<Self> {
         let scale = 1.0 / (window[0] * window[1]) as f64;
-        let value = ops::sum_windows(self.value(), window, scale)?;
-        Ok(self.unary(value, move |g| ops::repeat_windows(g, window, scale)))
+        self.sum_windows(window, scale)
     }
 
     /// Each element of `(batch, channels, height, width)` repeated to a window of this size.
     pub(crate) fn repeat_to_windows(&self, window: [usize; 2]) -> Result<Self> {
-        let value = ops::repeat_windows(self.value(), window, 1.0)?;
-        Ok(self.unary(value, move |g| ops::sum_windows(g, window, 1.0)))
+        self.repeat_windows(window, 1.0)
+    }
+
+    fn sum_windows(&self, window: [usize; 2], scale: f64) -> Result<Self> {
+        let value = ops::sum_windows(self.raw(), window, scale)?;
+        Ok(self.unary(value, move |g| g.repeat_windows(window, scale)))
+    }
+
+    fn repeat_windows(&self, window: [usize; 2], scale: f64) -> Result<Self> {
+        let value = ops::repeat_windows(self.raw(), window, scale)?;
+        Ok(self.unary(value, move |g| g.sum_windows(window, scale)))
+    }
+
+    /// The sum over the batch and all positions of each channel of `(batch, channels, height, width)`.
+    fn sum_channels(&self) -> Result<Self> {
+        let (dims, channels) = (self.dims().to_vec(), self.dims()[1]);
+        let value = ops::sum_channels(self.raw())?;
+        Ok(self.unary(value, move |g| g.reshape((1, channels, 1, 1))?.broadcast_as(&dims)))
     }
 }
 
@@ -166,8 +234,8 @@ impl Layer for Conv1d {
             dilation: [1, dilation],
             groups: groups.max(1),
         };
-        let kernel = self.weight().unsqueeze(2)?;
-        x.unsqueeze(2)?.conv2d(&kernel, self.bias(), geometry, &layer)?.squeeze(2)
+        let kernel = x.parameter(self.weight()).unsqueeze(2)?;
+        x.unsqueeze(2)?.convolve(&kernel, self.bias(), geometry, &layer)?.squeeze(2)
     }
 }
 

@@ -3,25 +3,11 @@
 use candle_core::Tensor;
 
 use super::Traced;
-use super::traced::PullBack;
+use super::tape::PullBack;
 use crate::error::{Error, Result};
-use crate::ops::{Function, activate, activate_gradient};
+use crate::ops::{self, Function, activate};
 
-/// Sums a gradient over the dimensions along which an operand of this shape was broadcast.
-pub(super) fn sum_to(gradient: &Tensor, dims: &[usize]) -> candle_core::Result<Tensor> {
-    if gradient.dims() == dims {
-        return Ok(gradient.clone());
-    }
-    let added = gradient.rank() - dims.len();
-    let spread: Vec<usize> = (0..gradient.rank())
-        .filter(|&d| d < added || (dims[d - added] == 1 && gradient.dims()[d] != 1))
-        .collect();
-    gradient.sum_keepdim(spread)?.reshape(dims)
-}
-
-fn pull_back(
-    f: impl Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync + 'static,
-) -> PullBack {
+fn pull_back(f: impl Fn(&Traced) -> Result<Traced> + Send + Sync + 'static) -> PullBack {
     Box::new(f)
 }
 
@@ -31,7 +17,7 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes differ.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        let value = self.value().add(other.value())?;
+        let value = self.raw().add(other.raw())?;
         let same = || pull_back(|g| Ok(g.clone()));
         Ok(Self::from_operands(value, [(self, same()), (other, same())]))
     }
@@ -41,8 +27,8 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes differ.
     pub fn sub(&self, other: &Self) -> Result<Self> {
-        let value = self.value().sub(other.value())?;
-        let operands = [(self, pull_back(|g| Ok(g.clone()))), (other, pull_back(Tensor::neg))];
+        let value = self.raw().sub(other.raw())?;
+        let operands = [(self, pull_back(|g| Ok(g.clone()))), (other, pull_back(Self::neg))];
         Ok(Self::from_operands(value, operands))
     }
 
@@ -51,8 +37,8 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes differ.
     pub fn mul(&self, other: &Self) -> Result<Self> {
-        let (a, b) = (self.value().clone(), other.value().clone());
-        let value = a.mul(&b)?;
+        let value = self.raw().mul(other.raw())?;
+        let (a, b) = (self.clone(), other.clone());
         let operands =
             [(self, pull_back(move |g| g.mul(&b))), (other, pull_back(move |g| g.mul(&a)))];
         Ok(Self::from_operands(value, operands))
@@ -63,13 +49,13 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes differ.
     pub fn div(&self, other: &Self) -> Result<Self> {
-        let (a, b) = (self.value().clone(), other.value().clone());
-        let value = a.div(&b)?;
+        let value = self.raw().div(other.raw())?;
+        let (a, b) = (self.clone(), other.clone());
         let for_a = {
             let b = b.clone();
             pull_back(move |g| g.div(&b))
         };
-        let for_b = pull_back(move |g| g.mul(&a)?.div(&b.sqr()?)?.neg());
+        let for_b = pull_back(move |g| g.mul(&a)?.div(&b)?.div(&b)?.neg());
         Ok(Self::from_operands(value, [(self, for_a), (other, for_b)]))
     }
 
@@ -78,9 +64,24 @@ impl Traced {
     /// # Errors
     /// Candle's where the shape cannot be reached by broadcasting.
     pub fn broadcast_as(&self, dims: &[usize]) -> Result<Self> {
+        if self.dims() == dims {
+            return Ok(self.clone());
+        }
         let from = self.dims().to_vec();
-        let value = self.value().broadcast_as(dims)?;
-        Ok(self.unary(value, move |g| sum_to(g, &from)))
+        let value = self.raw().broadcast_as(dims)?;
+        Ok(self.unary(value, move |g| g.sum_to(&from)))
+    }
+
+    /// The sum over the dimensions along which an operand of this shape was broadcast.
+    pub(super) fn sum_to(&self, dims: &[usize]) -> Result<Self> {
+        if self.dims() == dims {
+            return Ok(self.clone());
+        }
+        let (rank, added) = (self.dims().len(), self.dims().len() - dims.len());
+        let spread: Vec<usize> = (0..rank)
+            .filter(|&d| d < added || (dims[d - added] == 1 && self.dims()[d] != 1))
+            .collect();
+        self.sum_keepdim(spread)?.reshape(dims)
     }
 
     /// Sum with broadcasting.
@@ -121,7 +122,7 @@ impl Traced {
 
     fn broadcast_pair(&self, other: &Self) -> Result<(Self, Self)> {
         let shape =
-            self.value().shape().broadcast_shape_binary_op(other.value().shape(), "broadcast")?;
+            self.raw().shape().broadcast_shape_binary_op(other.raw().shape(), "broadcast")?;
         Ok((self.broadcast_as(shape.dims())?, other.broadcast_as(shape.dims())?))
     }
 
@@ -130,7 +131,7 @@ impl Traced {
     /// # Errors
     /// Candle's for types it cannot do arithmetic in.
     pub fn affine(&self, mul: f64, add: f64) -> Result<Self> {
-        Ok(self.unary(self.value().affine(mul, add)?, move |g| g.affine(mul, 0.0)))
+        Ok(self.unary(self.raw().affine(mul, add)?, move |g| g.affine(mul, 0.0)))
     }
 
     /// `-x`
@@ -146,8 +147,8 @@ impl Traced {
     /// # Errors
     /// Candle's for types it cannot do arithmetic in.
     pub fn sqr(&self) -> Result<Self> {
-        let x = self.value().clone();
-        Ok(self.unary(x.sqr()?, move |g| g.mul(&x)?.affine(2.0, 0.0)))
+        let x = self.clone();
+        Ok(self.unary(self.raw().sqr()?, move |g| g.mul(&x)?.affine(2.0, 0.0)))
     }
 
     /// The square root. Its derivative at 0 is infinite: keep an epsilon inside.
@@ -155,9 +156,13 @@ impl Traced {
     /// # Errors
     /// Candle's for types it cannot do arithmetic in.
     pub fn sqrt(&self) -> Result<Self> {
-        let y = self.value().sqrt()?;
-        let root = y.clone();
-        Ok(self.unary(y, move |g| g.div(&root)?.affine(0.5, 0.0)))
+        Ok(self.root(self.raw().sqrt()?))
+    }
+
+    /// The square root, which is known.
+    fn root(&self, root: Tensor) -> Self {
+        let (x, y) = (self.clone(), root.clone());
+        self.unary(root, move |g| g.div(&x.beside(g).root(y.clone()))?.affine(0.5, 0.0))
     }
 
     /// `e^x`
@@ -165,9 +170,13 @@ impl Traced {
     /// # Errors
     /// Candle's for types it cannot do arithmetic in.
     pub fn exp(&self) -> Result<Self> {
-        let y = self.value().exp()?;
-        let factor = y.clone();
-        Ok(self.unary(y, move |g| g.mul(&factor)))
+        Ok(self.exponential(self.raw().exp()?))
+    }
+
+    /// `e^x`, which is known.
+    fn exponential(&self, exponential: Tensor) -> Self {
+        let (x, y) = (self.clone(), exponential.clone());
+        self.unary(exponential, move |g| g.mul(&x.beside(g).exponential(y.clone())))
     }
 
     /// The natural logarithm.
@@ -175,8 +184,19 @@ impl Traced {
     /// # Errors
     /// Candle's for types it cannot do arithmetic in.
     pub fn log(&self) -> Result<Self> {
-        let x = self.value().clone();
-        Ok(self.unary(x.log()?, move |g| g.div(&x)))
+        let x = self.clone();
+        Ok(self.unary(self.raw().log()?, move |g| g.div(&x)))
+    }
+
+    /// `x^exponent`
+    ///
+    /// # Errors
+    /// Candle's for types it cannot do arithmetic in.
+    pub fn powf(&self, exponent: f64) -> Result<Self> {
+        let x = self.clone();
+        Ok(self.unary(self.raw().powf(exponent)?, move |g| {
+            g.mul(&x.beside(g).powf(exponent - 1.0)?)?.affine(exponent, 0.0)
+        }))
     }
 
     /// `max(x, 0)`, with derivative 0 at 0.
@@ -258,8 +278,48 @@ impl Traced {
     }
 
     pub(crate) fn function(&self, function: Function) -> Result<Self> {
-        let x = self.value().clone();
-        let value = activate(function, &x)?;
-        Ok(self.unary(value, move |g| activate_gradient(function, g, &x)))
+        let y = activate(function, self.raw())?;
+        Ok(match function {
+            Function::LeakyRelu { slope } => {
+                // Which side of the kink: y tells it as well, and is what the next layer keeps anyway.
+                let side = if slope >= 0.0 { y.clone() } else { self.raw().clone() };
+                self.unary(y, move |g| g.gate(slope, &side))
+            }
+            Function::Tanh => {
+                let (x, tanh) = (self.clone(), y.clone());
+                self.unary(y, move |g| {
+                    if g.is_recorded() {
+                        g.times_derivative(function, 1, &x)
+                    } else {
+                        Ok(Self::unrecorded(ops::tanh_gradient(g.raw(), &tanh)?))
+                    }
+                })
+            }
+            _ => {
+                let x = self.clone();
+                self.unary(y, move |g| g.times_derivative(function, 1, &x))
+            }
+        })
+    }
+
+    /// This tensor where `side` is positive, `slope` times it elsewhere: the gradient of a leaky ReLU, whose own derivative
+    /// for `side` is zero but for a jump.
+    fn gate(&self, slope: f64, side: &Tensor) -> Result<Self> {
+        let value = ops::activate_gradient(Function::LeakyRelu { slope }, self.raw(), side)?;
+        let side = side.clone();
+        Ok(self.unary(value, move |g| g.gate(slope, &side)))
+    }
+
+    /// This tensor times the function's derivative of this order at `x`.
+    fn times_derivative(&self, function: Function, order: u8, x: &Self) -> Result<Self> {
+        let value = ops::times_derivative(function, order, self.raw(), x.raw())?;
+        let for_self = {
+            let x = x.clone();
+            pull_back(move |g| g.times_derivative(function, order, &x))
+        };
+        let factor = self.clone();
+        let at = x.clone();
+        let for_x = pull_back(move |g| g.mul(&factor)?.times_derivative(function, order + 1, &at));
+        Ok(Self::from_operands(value, [(self, for_self), (x, for_x)]))
     }
 }

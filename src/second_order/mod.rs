@@ -1,12 +1,21 @@
-//! Exact gradients of a critic's scores with respect to its input, as tensors that candle differentiates again.
+//! Exact gradients of a critic's scores, and of those gradients.
 //!
 //! Candle's `backward` detaches every gradient it makes, so a penalty on a gradient reaches only part of the
-//! weights, silently. Here a critic's forward pass is written on [`Traced`] tensors instead: each operation
-//! computes its value with candle and notes how a gradient is pulled back through it, **in candle operations
-//! again**. [`Traced::gradient`] then runs the notes in reverse; its result is an ordinary candle tensor, part
-//! of candle's graph down to every weight, and `backward` on a penalty made of it is exact, for smooth
-//! activations too. This is what PyTorch does under `create_graph=True`, in fewer passes: for each layer one forward, one to
-//! pull the gradient back, and one gradient for each operand of those two that needs one. PyTorch also sends zeros back
+//! weights, silently. And its tape cannot be walked from outside. So a critic's forward pass is written on [`Traced`]
+//! tensors, which are a tape of their own: to candle their values are constants, and each operation notes how a gradient is
+//! pulled back through it, **in traced operations again**. There are two passes over the notes.
+//!
+//! * [`Traced::differentiate`], to the input, walks only the way to it and is itself recorded: PyTorch's `create_graph=True`.
+//! * [`Traced::backward`], to the parameters, of a loss or of a penalty made of such a gradient, records nothing, computes
+//!   nothing that no parameter asked for, takes the first share of a gradient as it is where candle adds it to zeros, and
+//!   frees each part of the tape as it is passed.
+//!
+//! It meets candle at both ends. A parameter is a leaf; so is a tensor that candle computed (generated samples, a weight over
+//! its norm), from which candle's own backward pass goes on. And [`Traced::value`] is part of candle's graph: candle's
+//! backward pass of what is computed from it goes on along the tape.
+//!
+//! A penalty is exact like this, for smooth activations too, in fewer passes than PyTorch's: for each layer one forward, one
+//! to pull the gradient back, and one gradient for each operand of those two that needs one. PyTorch also sends zeros back
 //! through every piecewise-linear activation, whose second derivative they are. Convolutions and matrix products of one
 //! critic step under the gradient penalty, real and generated samples in one batch:
 //!
@@ -18,16 +27,17 @@
 //!
 //! (Both columns are counted, by a unit test here and by `tests/pytorch/model_training.py` there.)
 //!
-//! Three designs were weighed. *Forward mode* (each layer pushes a tangent along dP/dg) needs five passes and a
-//! second number beside every activation. *A second, hand-written backward pass* for each critic is fast but is
-//! the very thing that goes wrong in users' hands. *Tracing*, chosen, lets the author write the forward pass
-//! once, in candle's own words, and works behind `dyn Critic`.
+//! The designs that were weighed are in `docs/design.md`. This one lets the author write the forward pass once, in candle's
+//! own words, and works behind `dyn Critic`.
 
 mod apply;
+mod bridge;
 mod convolution;
 mod elementwise;
 mod products;
+mod reverse;
 mod shape;
+mod tape;
 mod traced;
 
 pub use apply::Layer;

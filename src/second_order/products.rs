@@ -3,9 +3,60 @@
 use candle_core::Tensor;
 
 use super::Traced;
-use super::traced::PullBack;
+use super::tape::PullBack;
 use crate::error::Result;
 use crate::ops;
+
+/// Which operand is transposed, in the letters of BLAS; the two gradients of each are again among the three.
+#[derive(Debug, Clone, Copy)]
+enum Product {
+    /// `a bᵀ`
+    Nt,
+    /// `a b`
+    Nn,
+    /// `aᵀ b`
+    Tn,
+}
+
+/// The product of two matrices.
+fn product(product: Product, a: &Traced, b: &Traced) -> Result<Traced> {
+    let value = match product {
+        Product::Nt => ops::matmul_nt(a.raw(), b.raw())?,
+        Product::Nn => ops::matmul(a.raw(), b.raw())?,
+        Product::Tn => ops::matmul_tn(a.raw(), b.raw())?,
+    };
+    Ok(Traced::from_operands(value, pull_backs(product, a, b)))
+}
+
+fn pull_backs<'a>(kind: Product, a: &'a Traced, b: &'a Traced) -> [(&'a Traced, PullBack); 2] {
+    let (for_a, for_b) = (b.clone(), a.clone());
+    let for_a: PullBack = Box::new(move |g| match kind {
+        Product::Nt => product(Product::Nn, g, &for_a),
+        Product::Nn => product(Product::Nt, g, &for_a),
+        Product::Tn => product(Product::Nt, &for_a, g),
+    });
+    let for_b: PullBack = Box::new(move |g| match kind {
+        Product::Nt => product(Product::Tn, g, &for_b),
+        Product::Nn => product(Product::Tn, &for_b, g),
+        Product::Tn => product(Product::Nn, &for_b, g),
+    });
+    [(a, for_a), (b, for_b)]
+}
+
+/// The product of batches of matrices. Candle's takes a transposed operand, but not one turned in any other way.
+fn batched(a: &Traced, b: &Traced) -> Result<Traced> {
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let value = a.raw().matmul(b.raw())?;
+    Ok(batched_with_value(value, &a, &b))
+}
+
+fn batched_with_value(value: Tensor, a: &Traced, b: &Traced) -> Traced {
+    let turned = |t: &Traced| t.transpose(t.dims().len() - 2, t.dims().len() - 1);
+    let (for_a, for_b) = (b.clone(), a.clone());
+    let for_a: PullBack = Box::new(move |g| batched(g, &turned(&for_a.beside(g))?));
+    let for_b: PullBack = Box::new(move |g| batched(&turned(&for_b.beside(g))?, g));
+    Traced::from_operands(value, [(a, for_a), (b, for_b)])
+}
 
 impl Traced {
     /// Matrix product of `(..., m, k)` and `(..., k, n)`.
@@ -13,23 +64,11 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes do not fit.
     pub fn matmul(&self, other: &Self) -> Result<Self> {
-        let (a, b) = (self.value().clone(), other.value().clone());
-        let flat = a.rank() == 2 && b.rank() == 2;
-        let value = if flat { ops::matmul(&a, &b)? } else { a.matmul(&b)? };
-        // Candle's batched product takes a transposed operand, but not one turned in any other way.
-        let batched = |a: &Tensor, b: &Tensor| a.contiguous()?.matmul(&b.contiguous()?);
-        let turned = |t: &Tensor| t.transpose(t.rank() - 2, t.rank() - 1);
-        let for_a = {
-            let b = b.clone();
-            move |g: &Tensor| {
-                if flat { ops::matmul_nt(g, &b) } else { batched(g, &turned(&b)?) }
-            }
-        };
-        let for_b = move |g: &Tensor| {
-            if flat { ops::matmul_tn(&a, g) } else { batched(&turned(&a)?, g) }
-        };
-        let (for_a, for_b): (PullBack, PullBack) = (Box::new(for_a), Box::new(for_b));
-        Ok(Self::from_operands(value, [(self, for_a), (other, for_b)]))
+        if self.dims().len() == 2 && other.dims().len() == 2 {
+            product(Product::Nn, self, other)
+        } else {
+            Ok(batched_with_value(self.raw().matmul(other.raw())?, self, other))
+        }
     }
 
     /// `x Wᵀ + b` for `(..., in)`, a weight `(out, in)` and a bias `(out,)`.
@@ -42,23 +81,34 @@ impl Traced {
         layer: &str,
     ) -> Result<Self> {
         self.check_factor(layer, weight)?;
-        let weight = self.weight(weight);
-        let bias = bias.map(|bias| self.weight(bias));
         let (outputs, inputs) = weight.dims2()?;
-        let dims = self.dims().to_vec();
-        let (rows, mut out_dims) = match dims.split_last() {
+        let mut dims = self.dims().to_vec();
+        let rows = match dims.split_last() {
             Some((&last, leading)) if last == inputs && !leading.is_empty() => {
-                (leading.iter().product::<usize>(), leading.to_vec())
+                leading.iter().product::<usize>()
             }
             _ => {
                 return Err(crate::Error::input(layer, &dims, format!("(batch, {inputs})")));
             }
         };
-        out_dims.push(outputs);
-        let flat = self.value().reshape((rows, inputs))?;
-        let value = ops::linear(&flat, &weight, bias.as_ref())?.reshape(out_dims)?;
-        Ok(self.unary(value, move |g| {
-            ops::matmul(&g.reshape((rows, outputs))?, &weight)?.reshape(dims.as_slice())
-        }))
+        if dims.len() != 2 {
+            dims.pop();
+            dims.push(outputs);
+            return self.reshape((rows, inputs))?.linear(weight, bias, layer)?.reshape(dims);
+        }
+        let (weight, bias) = (self.parameter(weight), bias.map(|bias| self.parameter(bias)));
+        let value = ops::linear(self.raw(), weight.raw(), bias.as_ref().map(Self::raw))?;
+        let mut operands = Vec::from(pull_backs(Product::Nt, self, &weight));
+        if let Some(bias) = &bias {
+            operands.push((bias, Box::new(Self::sum_rows)));
+        }
+        Ok(Self::from_operands(value, operands))
+    }
+
+    /// The sum of all rows: `(rows, columns)` to `(columns,)`.
+    fn sum_rows(&self) -> Result<Self> {
+        let dims = self.dims().to_vec();
+        let value = ops::sum_rows(self.raw())?;
+        Ok(self.unary(value, move |g| g.broadcast_as(&dims)))
     }
 }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_core::shape::{Dim, Dims, Shape, ShapeWithOneHole};
 
 use super::Traced;
-use super::traced::PullBack;
+use super::tape::PullBack;
 use crate::error::{Error, Result};
 
 impl Traced {
@@ -13,8 +13,8 @@ impl Traced {
     /// # Errors
     /// Candle's where the number of elements differs.
     pub fn reshape(&self, shape: impl ShapeWithOneHole) -> Result<Self> {
-        let from = self.value().shape().clone();
-        Ok(self.unary(self.value().reshape(shape)?, move |g| g.reshape(&from)))
+        let from = self.raw().shape().clone();
+        Ok(self.unary(self.raw().reshape(shape)?, move |g| g.reshape(&from)))
     }
 
     /// Joins the dimensions from `start_dim` on into one: `flatten_from(1)` makes `(batch, features)`.
@@ -22,8 +22,8 @@ impl Traced {
     /// # Errors
     /// Candle's where there is no such dimension.
     pub fn flatten_from(&self, start_dim: impl Dim) -> Result<Self> {
-        let from = self.value().shape().clone();
-        Ok(self.unary(self.value().flatten_from(start_dim)?, move |g| g.reshape(&from)))
+        let from = self.raw().shape().clone();
+        Ok(self.unary(self.raw().flatten_from(start_dim)?, move |g| g.reshape(&from)))
     }
 
     /// Adds a dimension of size 1.
@@ -31,8 +31,8 @@ impl Traced {
     /// # Errors
     /// Candle's where the dimension is out of range.
     pub fn unsqueeze(&self, dim: impl Dim) -> Result<Self> {
-        let from = self.value().shape().clone();
-        Ok(self.unary(self.value().unsqueeze(dim)?, move |g| g.reshape(&from)))
+        let from = self.raw().shape().clone();
+        Ok(self.unary(self.raw().unsqueeze(dim)?, move |g| g.reshape(&from)))
     }
 
     /// Removes a dimension if its size is 1.
@@ -40,8 +40,8 @@ impl Traced {
     /// # Errors
     /// Candle's where there is no such dimension.
     pub fn squeeze(&self, dim: impl Dim) -> Result<Self> {
-        let from = self.value().shape().clone();
-        Ok(self.unary(self.value().squeeze(dim)?, move |g| g.reshape(&from)))
+        let from = self.raw().shape().clone();
+        Ok(self.unary(self.raw().squeeze(dim)?, move |g| g.reshape(&from)))
     }
 
     /// The same tensor, its elements in row-major order in memory.
@@ -49,7 +49,7 @@ impl Traced {
     /// # Errors
     /// Candle's where the copy fails.
     pub fn contiguous(&self) -> Result<Self> {
-        Ok(self.unary(self.value().contiguous()?, |g| Ok(g.clone())))
+        Ok(self.unary(self.raw().contiguous()?, |g| Ok(g.clone())))
     }
 
     /// Swaps two dimensions.
@@ -57,9 +57,9 @@ impl Traced {
     /// # Errors
     /// Candle's where there is no such dimension.
     pub fn transpose(&self, dim1: impl Dim, dim2: impl Dim) -> Result<Self> {
-        let shape = self.value().shape();
+        let shape = self.raw().shape();
         let (a, b) = (dim1.to_index(shape, "transpose")?, dim2.to_index(shape, "transpose")?);
-        Ok(self.unary(self.value().transpose(a, b)?, move |g| g.transpose(a, b)))
+        Ok(self.unary(self.raw().transpose(a, b)?, move |g| g.transpose(a, b)))
     }
 
     /// The dimensions in another order: `permute(&[0, 2, 3, 1])` makes `(batch, height, width, channels)`.
@@ -67,12 +67,12 @@ impl Traced {
     /// # Errors
     /// Candle's where `order` does not name each dimension once.
     pub fn permute(&self, order: &[usize]) -> Result<Self> {
-        let value = self.value().permute(order)?;
+        let value = self.raw().permute(order)?;
         let mut back = vec![0; order.len()];
         for (to, &from) in order.iter().enumerate() {
             back[from] = to;
         }
-        Ok(self.unary(value, move |g| g.permute(back.as_slice())))
+        Ok(self.unary(value, move |g| g.permute(&back)))
     }
 
     /// `len` elements of a dimension, from `start` on.
@@ -80,10 +80,21 @@ impl Traced {
     /// # Errors
     /// Candle's where they lie outside the tensor.
     pub fn narrow(&self, dim: impl Dim, start: usize, len: usize) -> Result<Self> {
-        let dim = dim.to_index(self.value().shape(), "narrow")?;
-        let value = self.value().narrow(dim, start, len)?;
+        let dim = dim.to_index(self.raw().shape(), "narrow")?;
+        let value = self.raw().narrow(dim, start, len)?;
         let after = self.dims()[dim] - start - len;
         Ok(self.unary(value, move |g| g.pad_with_zeros(dim, start, after)))
+    }
+
+    /// The tensor with this many zeros before and after it along a dimension.
+    ///
+    /// # Errors
+    /// Candle's where there is no such dimension.
+    pub fn pad_with_zeros(&self, dim: impl Dim, before: usize, after: usize) -> Result<Self> {
+        let dim = dim.to_index(self.raw().shape(), "pad_with_zeros")?;
+        let len = self.dims()[dim];
+        let value = self.raw().pad_with_zeros(dim, before, after)?;
+        Ok(self.unary(value, move |g| g.narrow(dim, before, len)))
     }
 
     /// Joins tensors along a dimension.
@@ -91,7 +102,7 @@ impl Traced {
     /// # Errors
     /// Candle's where there are none or their other dimensions differ.
     pub fn cat(tensors: &[&Self], dim: impl Dim) -> Result<Self> {
-        let values: Vec<&Tensor> = tensors.iter().map(|tensor| tensor.value()).collect();
+        let values: Vec<&Tensor> = tensors.iter().map(|tensor| tensor.raw()).collect();
         let dim = match values.first() {
             Some(first) => dim.to_index(first.shape(), "cat")?,
             None => 0, // candle refuses to join nothing
@@ -101,7 +112,7 @@ impl Traced {
         let operands = tensors.iter().map(|&tensor| {
             let (from, len) = (start, tensor.dims()[dim]);
             start += len;
-            let pull_back: PullBack = Box::new(move |g: &Tensor| g.narrow(dim, from, len));
+            let pull_back: PullBack = Box::new(move |g: &Self| g.narrow(dim, from, len));
             (tensor, pull_back)
         });
         Ok(Self::from_operands(value, operands.collect::<Vec<_>>()))
@@ -112,9 +123,9 @@ impl Traced {
     /// # Errors
     /// Candle's where there is no such dimension.
     pub fn sum_keepdim(&self, dims: impl Dims) -> Result<Self> {
-        let from = self.value().shape().clone();
-        let value = self.value().sum_keepdim(dims)?;
-        Ok(self.unary(value, move |g| g.broadcast_as(&from)))
+        let from = self.raw().shape().clone();
+        let value = self.raw().sum_keepdim(dims)?;
+        Ok(self.unary(value, move |g| g.broadcast_as(from.dims())))
     }
 
     /// The sum over some dimensions, which are removed.
@@ -122,7 +133,7 @@ impl Traced {
     /// # Errors
     /// Candle's where there is no such dimension.
     pub fn sum(&self, dims: impl Dims) -> Result<Self> {
-        let dims = dims.to_indexes(self.value().shape(), "sum")?;
+        let dims = dims.to_indexes(self.raw().shape(), "sum")?;
         let kept: Vec<usize> =
             (0..self.dims().len()).filter(|d| !dims.contains(d)).map(|d| self.dims()[d]).collect();
         self.sum_keepdim(dims)?.reshape(Shape::from(kept))
@@ -133,7 +144,7 @@ impl Traced {
     /// # Errors
     /// [`Error::Shape`] for a mean over no elements; candle's where there is no such dimension.
     pub fn mean_keepdim(&self, dims: impl Dims) -> Result<Self> {
-        let dims = dims.to_indexes(self.value().shape(), "mean")?;
+        let dims = dims.to_indexes(self.raw().shape(), "mean")?;
         let scale = self.mean_scale(&dims)?;
         self.sum_keepdim(dims)?.affine(scale, 0.0)
     }
@@ -143,9 +154,25 @@ impl Traced {
     /// # Errors
     /// [`Error::Shape`] for a mean over no elements; candle's where there is no such dimension.
     pub fn mean(&self, dims: impl Dims) -> Result<Self> {
-        let dims = dims.to_indexes(self.value().shape(), "mean")?;
+        let dims = dims.to_indexes(self.raw().shape(), "mean")?;
         let scale = self.mean_scale(&dims)?;
         self.sum(dims)?.affine(scale, 0.0)
+    }
+
+    /// The sum of all elements, a scalar.
+    ///
+    /// # Errors
+    /// Candle's for types it cannot do arithmetic in.
+    pub fn sum_all(&self) -> Result<Self> {
+        self.sum((0..self.dims().len()).collect::<Vec<_>>())
+    }
+
+    /// The mean of all elements, a scalar.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a mean over no elements.
+    pub fn mean_all(&self) -> Result<Self> {
+        self.mean((0..self.dims().len()).collect::<Vec<_>>())
     }
 
     fn mean_scale(&self, dims: &[usize]) -> Result<f64> {

@@ -1,14 +1,14 @@
-//! The traced tensor and the reverse pass over its trace.
+//! The traced tensor: what it is made of, and how it meets candle's.
 
-use std::collections::{BTreeMap, btree_map::Entry};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, TensorId};
 
-use crate::error::{Error, Result};
+use super::bridge;
+use super::tape::{Node, PullBack};
+use crate::error::Result;
 
-/// A candle tensor that knows how it was computed from a critic's input.
+/// A tensor that knows how it was computed: from a critic's input, and from its parameters.
 ///
 /// It offers candle's operations under candle's names; [`apply`](Self::apply) takes candle-nn's layers as they
 /// are. A tensor that does not come from the input (a weight, a constant) is lifted with
@@ -27,193 +27,255 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone)]
 pub struct Traced {
-    value: Tensor,
-    mode: Mode,
+    /// A constant to candle, except in a plain pass.
+    raw: Tensor,
+    pass: Pass,
     node: Option<Arc<Node>>,
+    /// The value as part of candle's graph, made when it is first asked for.
+    value: OnceLock<Tensor>,
 }
 
-/// What a forward pass is run for.
+/// What operations are run for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+enum Pass {
     /// The critic trains: gradients reach its parameters.
     Trained,
-    /// The generator trains through the critic, whose parameters are constants.
-    Frozen,
-}
-
-/// A gradient pulled back through one operation: the gradient of its result to the gradient of one operand.
-pub(super) type PullBack = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync>;
-
-/// An operation in the trace. Numbers grow along the computation, so a walk from the highest down is a
-/// reverse topological order.
-struct Node {
-    number: u64,
-    operands: Vec<(Arc<Node>, PullBack)>,
-}
-
-impl Node {
-    fn new(operands: Vec<(Arc<Node>, PullBack)>) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Self { number: NEXT.fetch_add(1, Ordering::Relaxed), operands })
-    }
+    /// The generator trains through the critic, whose parameters are constants; with the samples, where candle made them.
+    Frozen { samples: Option<TensorId> },
+    /// A layer in candle code: values are part of candle's graph, and nothing is recorded here.
+    Plain,
+    /// A first-order gradient is on its way back: nothing is recorded at all.
+    Unrecorded,
 }
 
 impl Traced {
     /// An input to differentiate with respect to, by [`gradient`](Self::gradient).
     #[must_use]
     pub fn input(value: &Tensor) -> Self {
-        Self { value: value.clone(), mode: Mode::Trained, node: Some(Node::new(Vec::new())) }
+        let node = Node::leaf(value.track_op().then(|| value.clone()), true);
+        Self::new(value.detach(), Pass::Trained, Some(node))
     }
 
-    /// An input that is not differentiated with respect to: the same values at no extra cost. It starts a pass of its own;
-    /// in the middle of another it would cut what came before off.
+    /// An input that is not differentiated with respect to: the same values, and a gradient's pass goes no further than the
+    /// parameters. It starts a pass of its own; in the middle of another it would cut what came before off from
+    /// [`gradient`](Self::gradient).
     #[must_use]
     pub fn untracked(value: &Tensor) -> Self {
-        Self { value: value.clone(), mode: Mode::Trained, node: None }
+        Self::lifted(value, Pass::Trained)
     }
 
-    /// The same, in a forward pass that treats every parameter as a constant: candle's `backward` then reaches
-    /// the input but does no work for the parameters.
+    /// The same, in a forward pass that treats every parameter as a constant: [`backward`](Self::backward), and candle's,
+    /// reaches what candle computed the input from, but does no work for the parameters.
     #[must_use]
     pub fn frozen(value: &Tensor) -> Self {
-        Self { value: value.clone(), mode: Mode::Frozen, node: None }
+        let samples = value.track_op().then(|| value.id());
+        Self::lifted(value, Pass::Frozen { samples })
     }
 
-    /// The value, part of candle's graph.
+    /// A tensor in candle code, for a layer that works on both kinds.
+    pub(crate) fn plain(value: &Tensor) -> Self {
+        Self::new(value.clone(), Pass::Plain, None)
+    }
+
+    /// A constant that operations are not recorded on, whatever their other operands are.
+    pub(super) fn unrecorded(raw: Tensor) -> Self {
+        Self::new(raw, Pass::Unrecorded, None)
+    }
+
+    /// A tensor of candle's, which is a leaf where candle knows how it was made.
+    fn lifted(value: &Tensor, pass: Pass) -> Self {
+        let node = value.track_op().then(|| Node::leaf(Some(value.clone()), false));
+        Self::new(value.detach(), pass, node)
+    }
+
+    fn new(raw: Tensor, pass: Pass, node: Option<Arc<Node>>) -> Self {
+        Self { raw, pass, node, value: OnceLock::new() }
+    }
+
+    /// The value, part of candle's graph: candle's `backward` of what is computed from it reaches the parameters, and the
+    /// input where candle computed that.
+    ///
+    /// It costs a copy; [`detach`](Self::detach) is free. A value that was used in candle's operators can be lifted again, but
+    /// [`gradient`](Self::gradient) does not see that it depends on the input, so that a penalty lacks a term:
+    /// [`check_critic`](crate::testing::check_critic) finds it. Use [`through_candle`](Self::through_candle) for an operation
+    /// that is missing here; it refuses what it cannot do.
+    ///
+    /// # Panics
+    /// Where the device cannot hold the copy.
     #[must_use]
     pub fn value(&self) -> &Tensor {
-        &self.value
+        let Some(node) = self.node.as_ref().filter(|node| node.reaches_leaf()) else {
+            return &self.raw;
+        };
+        self.value.get_or_init(|| match node.as_leaf() {
+            Some(leaf) => leaf.clone(),
+            None => bridge::attach(&self.raw, node)
+                .unwrap_or_else(|error| panic!("no room for a copy of {:?}: {error}", self.dims())),
+        })
     }
 
-    /// Whether [`gradient`](Self::gradient) can be taken with respect to something this was computed from.
+    /// The value as a constant.
+    #[must_use]
+    pub fn detach(&self) -> Tensor {
+        self.raw.detach()
+    }
+
+    /// The value to compute with: a constant, but part of candle's graph in a plain pass.
+    pub(crate) fn raw(&self) -> &Tensor {
+        &self.raw
+    }
+
+    pub(super) fn into_raw(self) -> Tensor {
+        self.raw
+    }
+
+    pub(super) fn node(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref()
+    }
+
+    pub(super) fn into_node(self) -> Option<Arc<Node>> {
+        self.node
+    }
+
+    /// Whether [`gradient`](Self::gradient) can be taken with respect to an [`input`](Self::input) that this was computed
+    /// from.
     #[must_use]
     pub fn is_tracked(&self) -> bool {
-        self.node.is_some()
+        self.node.as_ref().is_some_and(|node| node.has_input())
     }
 
     /// Whether parameters are constants in this forward pass.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        self.mode == Mode::Frozen
+        matches!(self.pass, Pass::Frozen { .. })
+    }
+
+    pub(super) fn is_recorded(&self) -> bool {
+        self.pass != Pass::Unrecorded
     }
 
     /// The dimensions of the value.
     #[must_use]
     pub fn dims(&self) -> &[usize] {
-        self.value.dims()
+        self.raw.dims()
     }
 
     /// The element type of the value.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.value.dtype()
+        self.raw.dtype()
     }
 
     /// The device of the value.
     #[must_use]
     pub fn device(&self) -> &Device {
-        self.value.device()
+        self.raw.device()
     }
 
     /// A tensor of the critic's own, a weight or a constant, for use in this forward pass.
     ///
-    /// Candle's `backward` reaches it, except in a pass in which parameters are constants.
+    /// Gradients reach it, and what candle computed it from, except in a pass in which parameters are constants.
     #[must_use]
     pub fn parameter(&self, tensor: &Tensor) -> Self {
-        Self { value: self.weight(tensor), mode: self.mode, node: None }
+        match self.pass {
+            Pass::Trained => Self::lifted(tensor, self.pass),
+            // What was computed from the samples by way of candle is no parameter.
+            Pass::Frozen { samples: Some(samples) }
+                if tensor.track_op()
+                    && !tensor.is_variable()
+                    && tensor.sorted_nodes().iter().any(|node| node.id() == samples) =>
+            {
+                Self::lifted(tensor, self.pass)
+            }
+            Pass::Plain => Self::new(tensor.clone(), self.pass, None),
+            Pass::Frozen { .. } | Pass::Unrecorded => Self::new(tensor.detach(), self.pass, None),
+        }
     }
 
-    /// The tensor as this forward pass sees it: detached where parameters are constants.
+    /// The tensor as candle's operators should see it in this forward pass: detached where parameters are constants.
     #[must_use]
     pub(crate) fn weight(&self, tensor: &Tensor) -> Tensor {
         if self.is_frozen() { tensor.detach() } else { tensor.clone() }
     }
 
-    /// The gradient of the sum of this tensor's elements with respect to `input`, in the shape of `input`.
+    /// Applies a function that is written in candle's operators, whose parameters candle's graph knows.
     ///
-    /// For scores `(batch,)` of a critic that looks at each sample alone this is each sample's own gradient. The
-    /// result is a differentiable function of `input` and of every parameter on the way.
+    /// ```
+    /// # use candle_core::{Device, Tensor, Var};
+    /// # use wgan::Traced;
+    /// # fn main() -> wgan::Result<()> {
+    /// let weight = Var::new(&[2f64, 3.0], &Device::Cpu)?;
+    /// let x = Traced::untracked(&Tensor::new(&[0f64, 1.0], &Device::Cpu)?);
+    /// let y = x.through_candle(|x| Ok(x.cos()?.mul(&weight)?))?;
+    /// let gradients = y.sum(0)?.backward()?;
+    /// assert_eq!(gradients.get(&weight).unwrap().to_vec1::<f64>()?, [1.0, 1f64.cos()]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// [`Error::NotConnected`] where this tensor was not computed from `input`; candle's if a product fails.
-    pub fn gradient(&self, input: &Self) -> Result<Tensor> {
-        let not_connected = || Error::NotConnected {
-            what: format!("a tensor of shape {:?}", self.dims()),
-            on: format!("the input of shape {:?}", input.dims()),
-        };
-        let (Some(output), Some(target)) = (&self.node, &input.node) else {
-            return Err(not_connected());
-        };
-        // Gradients that wait for their operation, by its number.
-        let mut pending: BTreeMap<u64, (Arc<Node>, Tensor)> = BTreeMap::new();
-        pending.insert(output.number, (output.clone(), self.value.ones_like()?.detach()));
-        while let Some((number, (node, gradient))) = pending.pop_last() {
-            if number == target.number {
-                return Ok(gradient);
-            }
-            for (operand, pull_back) in &node.operands {
-                if operand.number < target.number {
-                    continue;
-                }
-                let share = pull_back(&gradient)?;
-                match pending.entry(operand.number) {
-                    Entry::Vacant(entry) => {
-                        entry.insert((operand.clone(), share));
-                    }
-                    Entry::Occupied(mut entry) => {
-                        let sum = entry.get().1.add(&share)?;
-                        entry.get_mut().1 = sum;
-                    }
-                }
-            }
+    /// [`Error::NotConnected`](crate::Error::NotConnected) where the gradient of an [`input`](Self::input) is taken, which
+    /// candle cannot differentiate again; the function's.
+    pub fn through_candle(&self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        if self.is_tracked() {
+            return Err(crate::Error::NotConnected {
+                what: "the output of a function in candle's operators".into(),
+                on: "the traced input: candle cannot differentiate its gradient again".into(),
+            });
         }
-        Err(not_connected())
+        let y = f(self.value())?;
+        Ok(match self.pass {
+            Pass::Plain => Self::plain(&y),
+            pass => Self::lifted(&y, pass),
+        })
     }
 
-    /// The result of an operation that no gradient is pulled back through.
-    pub(super) fn unrecorded(&self, value: Tensor) -> Self {
-        Self { value, mode: self.mode, node: None }
+    /// This tensor as a factor of a gradient: not recorded where the gradient is not.
+    pub(super) fn beside(&self, gradient: &Self) -> Self {
+        if gradient.is_recorded() { self.clone() } else { Self::unrecorded(self.raw.clone()) }
     }
 
     /// The result of an operation on this tensor alone.
     pub(super) fn unary(
         &self,
-        value: Tensor,
-        pull_back: impl Fn(&Tensor) -> candle_core::Result<Tensor> + Send + Sync + 'static,
+        raw: Tensor,
+        pull_back: impl Fn(&Self) -> Result<Self> + Send + Sync + 'static,
     ) -> Self {
         let node = self
             .node
             .as_ref()
-            .map(|node| Node::new(vec![(node.clone(), Box::new(pull_back) as PullBack)]));
-        Self { value, mode: self.mode, node }
+            .map(|node| Node::operation(vec![(node.clone(), Box::new(pull_back) as PullBack)]));
+        Self::new(raw, self.pass, node)
     }
 
-    /// The result of an operation on several tensors, with a pull-back for each. Only those of tracked
-    /// operands are kept.
+    /// The result of an operation on several tensors, with a pull-back for each. Only those of operands that are on the
+    /// tape are kept.
     pub(super) fn from_operands<'a>(
-        value: Tensor,
+        raw: Tensor,
         operands: impl IntoIterator<Item = (&'a Self, PullBack)>,
     ) -> Self {
-        let mut mode = Mode::Trained;
-        let mut tracked = Vec::new();
+        let mut pass = Pass::Trained;
+        let mut recorded = Vec::new();
         for (operand, pull_back) in operands {
-            if operand.is_frozen() {
-                mode = Mode::Frozen;
-            }
+            pass = match (pass, operand.pass) {
+                (Pass::Unrecorded, _) | (_, Pass::Trained) => pass,
+                (_, stronger) => stronger,
+            };
             if let Some(node) = &operand.node {
-                tracked.push((node.clone(), pull_back));
+                recorded.push((node.clone(), pull_back));
             }
         }
-        let node = (!tracked.is_empty()).then(|| Node::new(tracked));
-        Self { value, mode, node }
+        let node =
+            (pass != Pass::Unrecorded && !recorded.is_empty()).then(|| Node::operation(recorded));
+        Self::new(raw, pass, node)
     }
 }
 
 impl std::fmt::Debug for Traced {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Traced")
-            .field("value", &self.value)
-            .field("mode", &self.mode)
+            .field("value", &self.raw)
+            .field("pass", &self.pass)
             .field("tracked", &self.is_tracked())
             .finish()
     }

@@ -12,7 +12,7 @@ pub use report::{CriticReport, GeneratorReport};
 use candle_core::{DType, Device, Tensor};
 
 use crate::config::TrainConfig;
-use crate::critic::{Critic, given};
+use crate::critic::{Critic, given, score};
 use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
@@ -21,6 +21,7 @@ use crate::network::Network;
 use crate::observers::{Every, Observer};
 use crate::ops::GradientProbe;
 use crate::optimizers::Optimizer;
+use crate::second_order::Traced;
 
 /// Trains a Wasserstein GAN: `n_critic` critic steps, then one generator step, over and over.
 ///
@@ -123,8 +124,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
         report.check(self.step(), &self.config)?;
 
+        drop((estimate, penalty)); // so that the backward pass frees what they hold as it goes
         let gradients =
-            finite_gradients("the critic loss", &loss, self.critic.parameters(), self.step())?;
+            finite_gradients("the critic loss", loss, self.critic.parameters(), self.step())?;
         self.critic_optimizer.step(self.critic.parameters(), &gradients)?;
         lipschitz.constrain(self.critic.parameters())?;
         self.critic_steps += 1;
@@ -142,16 +144,12 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let (labels, probe) = (labels.as_ref(), GradientProbe::default());
         let critic = given(self.critic.model(), labels);
         let fake = checks::tracked(generate(self.generator.model(), &latent, labels, true)?)?;
-        let scores = critic.scores_frozen(&probe.attach(&fake)?)?;
+        let loss = generator_loss(&score(&*critic, &Traced::frozen(&probe.attach(&fake)?))?)?;
 
-        let loss = generator_loss(&scores)?;
-        let gradients = finite_gradients(
-            "the generator loss",
-            &loss,
-            self.generator.parameters(),
-            self.step(),
-        )?;
-        let report = GeneratorReport::read(&loss, &probe, latent.dim(0)?)?;
+        let value = loss.detach();
+        let gradients =
+            finite_gradients("the generator loss", loss, self.generator.parameters(), self.step())?;
+        let report = GeneratorReport::read(value, &probe, latent.dim(0)?)?;
 
         self.generator_optimizer.step(self.generator.parameters(), &gradients)?;
         self.generator_steps += 1;

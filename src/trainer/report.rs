@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::lipschitz::Lipschitz;
 use crate::ops::{GradientProbe, first_non_finite};
 use crate::parameters::Parameters;
+use crate::second_order::Traced;
 
 /// The figures of a critic step, taken before its update.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -21,7 +22,8 @@ pub struct CriticReport {
 }
 
 impl CriticReport {
-    pub(super) fn read(estimate: &Tensor, loss: &Tensor, penalty: Option<&Tensor>) -> Result<Self> {
+    pub(super) fn read(estimate: &Traced, loss: &Traced, penalty: Option<&Traced>) -> Result<Self> {
+        let number = |scalar: &Traced| number(scalar.detach());
         Ok(Self {
             wasserstein_estimate: number(estimate)?,
             loss: number(loss)?,
@@ -55,28 +57,28 @@ pub struct GeneratorReport {
 
 impl GeneratorReport {
     /// `probe` has seen the gradient of the loss, which is -1 / batch times that of each score.
-    pub(super) fn read(loss: &Tensor, probe: &GradientProbe, batch: usize) -> Result<Self> {
+    pub(super) fn read(loss: Tensor, probe: &GradientProbe, batch: usize) -> Result<Self> {
         let norm = probe.mean_norm().ok_or_else(|| Error::NotConnected {
             what: "the score".into(),
             on: "the generated samples: the critic's forward pass detaches them".into(),
         })?;
-        Ok(Self { loss: number(loss)?, gradient_norm: number(&norm)? * batch as f64 })
+        Ok(Self { loss: number(loss)?, gradient_norm: number(norm)? * batch as f64 })
     }
 }
 
-fn number(scalar: &Tensor) -> Result<f64> {
+fn number(scalar: Tensor) -> Result<f64> {
     // To the host first: not every device has f64.
-    Ok(scalar.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?)
+    Ok(scalar.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?)
 }
 
 /// The gradients of a loss, held to be finite like the loss itself: where a power overflows, they are so first.
 pub(super) fn finite_gradients(
     name: &str,
-    loss: &Tensor,
+    loss: Traced,
     parameters: &Parameters,
     step: u64,
 ) -> Result<GradStore> {
-    finite(name, number(loss)?, step, RATE)?;
+    finite(name, number(loss.detach())?, step, RATE)?;
     let gradients = loss.backward()?;
     for (name, parameter) in parameters.trained() {
         let Some(gradient) = gradients.get(parameter) else {

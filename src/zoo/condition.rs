@@ -70,7 +70,7 @@ impl Condition {
     /// The same for `(batch, features)` in a critic, and for images `(batch, channels, height, width)`, to which each class
     /// adds a plane of zeros or of ones.
     pub(super) fn append_traced(self, x: &Traced, labels: Option<&Tensor>) -> Result<Traced> {
-        let Some(rows) = self.one_hot(labels, x.dims()[0], x.value())? else {
+        let Some(rows) = self.one_hot(labels, x.dims()[0], x.raw())? else {
             return Ok(x.clone());
         };
         let mut dims = x.dims().to_vec();

@@ -86,7 +86,8 @@ impl Case<'_> {
         assert_eq!(gradient.dims(), self.x.dims(), "{}", self.what);
         let found = self.penalty(&gradient).backward().unwrap();
         let variables = std::iter::once(&x).chain(&parameters);
-        let second = variables.map(|var| or_zeros(found.get(var), var)).collect();
+        let second: Vec<_> = variables.map(|var| or_zeros(found.get(var), var)).collect();
+        self.same_by_the_tape(&input, &score, &gradient, std::iter::once(&x).chain(&parameters));
 
         let untracked = self.score(&Traced::untracked(&x_view), &views);
         assert!(!untracked.is_tracked() && untracked.gradient(&input).is_err());
@@ -97,6 +98,11 @@ impl Case<'_> {
             self.what
         );
         let found = total(&untracked).backward().unwrap();
+        let by_tape = untracked.sum_all().unwrap().backward().unwrap();
+        for var in &parameters {
+            let bits = |found: Option<&Tensor>| support::tensor_bits(&or_zeros(found, var));
+            assert_eq!(bits(by_tape.get(var)), bits(found.get(var)), "{}, by the tape", self.what);
+        }
         let first = parameters.iter().map(|var| or_zeros(found.get(var), var)).collect();
 
         let frozen = self.score(&Traced::frozen(&x_view), &views);
@@ -109,6 +115,32 @@ impl Case<'_> {
         let (got, expected) = (or_zeros(found.get(&x), &x), gradient.to_dtype(DType::F64).unwrap());
         assert_close(&got, &expected, tolerance, &format!("{}, frozen", self.what));
         Outcome { gradient: gradient.detach(), first, second }
+    }
+
+    /// The tape's own reverse pass gives what candle's gives, which hands over to the tape at the gradient's value.
+    fn same_by_the_tape<'v>(
+        &self,
+        input: &Traced,
+        score: &Traced,
+        gradient: &Tensor,
+        variables: impl Iterator<Item = &'v Var>,
+    ) {
+        let traced = score.differentiate(input).unwrap();
+        let weights = normal("w", gradient.dims(), gradient.dtype());
+        let candles = gradient.sqr().unwrap().mul(&weights).unwrap().sum_all().unwrap();
+        let candles = candles.backward().unwrap();
+        let ours = traced.sqr().unwrap().mul(&traced.parameter(&weights)).unwrap();
+        let ours = ours.sum_all().unwrap().backward().unwrap();
+        let tolerance = if gradient.dtype() == DType::F64 { 1e-12 } else { 1e-5 };
+        for var in variables {
+            match (ours.get(var), candles.get(var)) {
+                (Some(ours), Some(candles)) => {
+                    let candles = candles.to_dtype(DType::F64).unwrap();
+                    assert_close(ours, &candles, tolerance, &format!("{}, by the tape", self.what));
+                }
+                (ours, candles) => assert!(ours.is_none() && candles.is_none(), "{}", self.what),
+            }
+        }
     }
 
     /// Central differences of the fourth order of `of(x, parameters)` along every element of variable `which`, 0 being

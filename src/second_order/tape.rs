@@ -1,0 +1,173 @@
+//! The tape: operations with their pull-backs, and the walk back over them.
+
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::Tensor;
+
+use super::Traced;
+use crate::error::Result;
+
+/// A gradient pulled back through one operation: the gradient of its result to the gradient of one operand.
+///
+/// It is written in traced operations, and each of them has the gradient for an operand. So where the gradient is
+/// recorded, so is what becomes of it; where it is not, nothing is.
+pub(super) type PullBack = Box<dyn Fn(&Traced) -> Result<Traced> + Send + Sync>;
+
+/// An operation on the tape, or a leaf. Numbers grow along the computation, so a walk from the highest down is a
+/// reverse topological order.
+pub(super) struct Node {
+    number: u64,
+    /// The tensor of candle's that a leaf stands for, where a gradient of it is wanted.
+    leaf: Option<Tensor>,
+    has_input: bool,
+    reaches_leaf: bool,
+    operands: Vec<(Arc<Node>, PullBack)>,
+}
+
+impl Node {
+    /// A leaf. `tensor` is what candle knows it as, if it knows it.
+    pub(super) fn leaf(tensor: Option<Tensor>, is_input: bool) -> Arc<Self> {
+        Self::number(Self {
+            number: 0,
+            reaches_leaf: tensor.is_some(),
+            leaf: tensor,
+            has_input: is_input,
+            operands: Vec::new(),
+        })
+    }
+
+    pub(super) fn operation(operands: Vec<(Arc<Self>, PullBack)>) -> Arc<Self> {
+        Self::number(Self {
+            number: 0,
+            leaf: None,
+            has_input: operands.iter().any(|(operand, _)| operand.has_input),
+            reaches_leaf: operands.iter().any(|(operand, _)| operand.reaches_leaf),
+            operands,
+        })
+    }
+
+    fn number(node: Self) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        #[cfg(test)]
+        count::note();
+        Arc::new(Self { number: NEXT.fetch_add(1, Ordering::Relaxed), ..node })
+    }
+
+    /// Whether it was computed from a [`Traced::input`].
+    pub(super) fn has_input(&self) -> bool {
+        self.has_input
+    }
+
+    /// Whether it was computed from a tensor that a gradient is wanted of.
+    pub(super) fn reaches_leaf(&self) -> bool {
+        self.reaches_leaf
+    }
+
+    pub(super) fn as_leaf(&self) -> Option<&Tensor> {
+        self.leaf.as_ref()
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+
+    /// What it was computed from, itself included, from the first to the last; only what `enter` says yes to.
+    pub(super) fn ancestry(&self, enter: impl Fn(&Self) -> bool) -> impl Iterator<Item = &Self> {
+        let mut found: BTreeMap<u64, &Self> = BTreeMap::new();
+        let mut ahead = vec![self];
+        while let Some(node) = ahead.pop() {
+            if enter(node) && found.insert(node.number, node).is_none() {
+                ahead.extend(node.operands.iter().map(|(operand, _)| &**operand));
+            }
+        }
+        found.into_values()
+    }
+
+    /// The nodes between this one and `target`, both included; none where there is no way.
+    pub(super) fn way_to(&self, target: &Self) -> Way {
+        let mut way = BTreeSet::new();
+        for node in self.ancestry(|node| node.number >= target.number) {
+            let leads_on = |(operand, _): &(Arc<Self>, _)| way.contains(&operand.number);
+            if node.is(target) || node.operands.iter().any(leads_on) {
+                way.insert(node.number);
+            }
+        }
+        Way(way)
+    }
+}
+
+/// Nodes between two others.
+pub(super) struct Way(BTreeSet<u64>);
+
+impl Way {
+    pub(super) fn holds(&self, node: &Node) -> bool {
+        self.0.contains(&node.number)
+    }
+}
+
+/// Pulls the gradient of `from` back to everything on the way.
+///
+/// `at` is given each node with its whole gradient, and says what is pulled back further from there, if anything. The first
+/// share of a gradient that arrives is taken as it is, others are added. A node that nobody else holds is taken apart as it is
+/// passed, so that what its pull-backs hold is free before the next ones allocate.
+pub(super) fn walk_back(
+    from: Arc<Node>,
+    gradient: Traced,
+    on_the_way: impl Fn(&Node) -> bool,
+    mut at: impl FnMut(&Node, Traced) -> Result<Option<Traced>>,
+) -> Result<()> {
+    let mut pending = BTreeMap::from([(from.number, (from, gradient))]);
+    while let Some((_, (node, gradient))) = pending.pop_last() {
+        let Some(gradient) = at(&node, gradient)? else { continue };
+        let mut pull = |operand: Arc<Node>, pull_back: &PullBack| -> Result<()> {
+            let share = pull_back(&gradient)?;
+            match pending.entry(operand.number) {
+                Entry::Vacant(entry) => {
+                    entry.insert((operand, share));
+                }
+                Entry::Occupied(mut entry) => {
+                    let sum = entry.get().1.add(&share)?;
+                    entry.get_mut().1 = sum;
+                }
+            }
+            Ok(())
+        };
+        match Arc::try_unwrap(node) {
+            Ok(node) => {
+                for (operand, pull_back) in node.operands {
+                    if on_the_way(&operand) {
+                        pull(operand, &pull_back)?;
+                    }
+                }
+            }
+            Err(node) => {
+                for (operand, pull_back) in &node.operands {
+                    if on_the_way(operand) {
+                        pull(operand.clone(), pull_back)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many nodes a thread has made: the first-order pass must make none.
+#[cfg(test)]
+pub(super) mod count {
+    use std::cell::Cell;
+
+    thread_local! {
+        static NODES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn note() {
+        NODES.with(|nodes| nodes.set(nodes.get() + 1));
+    }
+
+    pub(crate) fn made() -> usize {
+        NODES.with(Cell::get)
+    }
+}
