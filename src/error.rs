@@ -177,6 +177,55 @@ pub enum Error {
         problem: String,
     },
 
+    /// A checkpoint is whole but of another run; nothing was taken from it.
+    #[error("{}: is a checkpoint of another run: {}", path.display(), differences.join("; "))]
+    OtherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs, each with both values.
+        differences: Vec<String>,
+    },
+
+    /// None of the checkpoints in a folder can be used.
+    #[error(
+        "{}: no checkpoint here can be used: {}; expected at least one that is whole and of this run",
+        folder.display(),
+        refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    NoGoodCheckpoint {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with each of them, newest first.
+        refused: Vec<Error>,
+    },
+
+    /// A folder holds checkpoints that a run would make again.
+    #[error(
+        "{}: holds a checkpoint of step {newest}, which this run, at step {steps_done}, would make again; resume \
+         from it, choose another folder, or move it away",
+        folder.display()
+    )]
+    NewerCheckpoints {
+        /// The folder.
+        folder: PathBuf,
+        /// The generator step of the newest one.
+        newest: u64,
+        /// The generator steps that the trainer has done.
+        steps_done: u64,
+    },
+
+    /// Another run writes into the same folder.
+    #[error(
+        "{}: is in use by another run{}; expected a folder for each run of its own",
+        path.display(), holder.map_or(String::new(), |pid| format!(", process {pid}"))
+    )]
+    FolderInUse {
+        /// The folder.
+        path: PathBuf,
+        /// The number of the other run's process, where it is known.
+        holder: Option<u32>,
+    },
+
     /// A file or folder could not be read or written.
     #[error("{}: {action} failed: {error}", path.display())]
     Io {

@@ -58,6 +58,7 @@
 //! then losses and Lipschitz strategies, then the trainer; data and observers stand beside it.
 #![deny(missing_docs, unsafe_code)]
 
+pub mod checkpoint;
 mod config;
 mod critic;
 pub mod data;
