@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Models, Observer, Snapshot};
+use super::{Flow, Models, Observer, Snapshot};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::history::{History, Record};
@@ -91,8 +91,8 @@ impl Observer for HistoryCsv {
         Ok(())
     }
 
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        self.write(snapshot.history)
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
+        self.write(snapshot.history).map(Into::into)
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
