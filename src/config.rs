@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::average::Ema;
 use crate::error::{Error, Result};
 use crate::lipschitz::Lipschitz;
-use crate::optimizers::OptimizerConfig;
+use crate::optimizers::{OptimizerConfig, UpdateConfig};
+use crate::schedules::NCriticSchedule;
+use crate::stop::StopConfig;
 
 /// The settings of a run, with the WGAN paper's values as defaults. Checked before the first step.
 ///
@@ -13,10 +16,15 @@ use crate::optimizers::OptimizerConfig;
 /// | `seed` | 0 | any | decides every random draw of the run |
 /// | `batch_size` | 64 | 1 or more | m: samples in each batch, real and generated |
 /// | `n_critic` | 5 | 1 or more | critic steps before each generator step |
+/// | `n_critic_schedule` | constant | see [`NCriticSchedule`] | how `n_critic` changes in the course of a run |
 /// | `generator_steps` | 10,000 | 1 or more | generator steps that one `fit` does |
 /// | `lipschitz` | `Clip { c: 0.01 }` | see [`Lipschitz`] | how the critic is kept Lipschitz |
 /// | `critic_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
 /// | `generator_optimizer` | RMSProp, 5e-5 | see [`OptimizerConfig`] | |
+/// | `critic_updates` | nothing | see [`UpdateConfig`] | schedule, parameter groups, clipping of gradients |
+/// | `generator_updates` | nothing | see [`UpdateConfig`] | |
+/// | `ema` | none | see [`Ema`] | the generator's moving average, which samples are then drawn from |
+/// | `stop` | nothing | see [`StopConfig`] | what ends a run before its steps are done |
 ///
 /// It reads from and writes to any self-describing serde format, such as JSON. A field left out has its default, those
 /// of a strategy or an optimiser too; an unknown one is refused.
@@ -37,6 +45,8 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Critic steps before each generator step.
     pub n_critic: usize,
+    /// How `n_critic` changes in the course of a run.
+    pub n_critic_schedule: NCriticSchedule,
     /// Generator steps that one `fit` does.
     pub generator_steps: u64,
     /// How the critic is kept Lipschitz.
@@ -45,6 +55,14 @@ pub struct TrainConfig {
     pub critic_optimizer: OptimizerConfig,
     /// What moves the generator's parameters.
     pub generator_optimizer: OptimizerConfig,
+    /// What is done around the critic's optimiser.
+    pub critic_updates: UpdateConfig,
+    /// What is done around the generator's optimiser.
+    pub generator_updates: UpdateConfig,
+    /// The generator's moving average.
+    pub ema: Option<Ema>,
+    /// What ends a run before its steps are done.
+    pub stop: StopConfig,
 }
 
 impl Default for TrainConfig {
@@ -61,10 +79,15 @@ impl TrainConfig {
             seed: 0,
             batch_size: 64,
             n_critic: 5,
+            n_critic_schedule: NCriticSchedule::Constant,
             generator_steps: 10_000,
             lipschitz: Lipschitz::Clip { c: 0.01 },
             critic_optimizer: OptimizerConfig::rms_prop(5e-5),
             generator_optimizer: OptimizerConfig::rms_prop(5e-5),
+            critic_updates: UpdateConfig::default(),
+            generator_updates: UpdateConfig::default(),
+            ema: None,
+            stop: StopConfig::default(),
         }
     }
 
@@ -125,7 +148,12 @@ impl TrainConfig {
         }
         self.lipschitz.check()?;
         self.critic_optimizer.check("critic_optimizer")?;
-        self.generator_optimizer.check("generator_optimizer")
+        self.generator_optimizer.check("generator_optimizer")?;
+        self.n_critic_schedule.check()?;
+        self.critic_updates.check("critic_updates")?;
+        self.generator_updates.check("generator_updates")?;
+        self.ema.as_ref().map_or(Ok(()), Ema::check)?;
+        self.stop.check()
     }
 }
 

@@ -48,7 +48,7 @@
 //! | build one from layers | [`layers`] |
 //! | take a ready-made one | [`zoo`] |
 //! | build from a seed, save and load weights | [`ModelBuilder`], [`Network`], [`Parameters`] |
-//! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`] |
+//! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`], [`schedules`], [`Ema`], [`stop`] |
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
@@ -58,8 +58,10 @@
 //! then losses and Lipschitz strategies, then the trainer; data and observers stand beside it.
 #![deny(missing_docs, unsafe_code)]
 
+mod average;
 pub mod checkpoint;
 mod config;
+mod config_file;
 mod critic;
 pub mod data;
 mod device;
@@ -80,11 +82,14 @@ mod parameters;
 pub mod random;
 #[cfg(feature = "report")]
 pub mod report;
+pub mod schedules;
 pub mod second_order;
+pub mod stop;
 pub mod testing;
 mod trainer;
 pub mod zoo;
 
+pub use average::Ema;
 pub use config::TrainConfig;
 pub use critic::{Critic, ModuleCritic};
 pub use device::device;

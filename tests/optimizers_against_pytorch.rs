@@ -8,16 +8,27 @@ mod support;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use support::{Reference, assert_close, bits, distance};
-use wgan::optimizers::{Optimizer, OptimizerConfig};
+use wgan::optimizers::{Optimizer, OptimizerConfig, Rates};
 use wgan::{Error, Parameters};
 
 const SETTINGS: [(&str, OptimizerConfig); 5] = [
-    ("rmsprop_099", OptimizerConfig::RmsProp { learning_rate: 1e-2, alpha: 0.99, eps: 1e-8 }),
-    ("rmsprop_09", OptimizerConfig::RmsProp { learning_rate: 1e-2, alpha: 0.9, eps: 1e-8 }),
+    ("rmsprop_099", rms_prop(0.99)),
+    ("rmsprop_09", rms_prop(0.9)),
     ("adam_0_09", adam(0.0, 0.9)),
     ("adam_05_0999", adam(0.5, 0.999)),
     ("adam_09_0999", adam(0.9, 0.999)),
 ];
+
+const fn rms_prop(alpha: f64) -> OptimizerConfig {
+    OptimizerConfig::RmsProp {
+        learning_rate: 1e-2,
+        alpha,
+        eps: 1e-8,
+        momentum: 0.0,
+        centered: false,
+        weight_decay: 0.0,
+    }
+}
 
 const fn adam(beta1: f64, beta2: f64) -> OptimizerConfig {
     OptimizerConfig::Adam { learning_rate: 1e-2, beta1, beta2, eps: 1e-8 }
@@ -67,7 +78,7 @@ fn run(
     let mut optimizer = config.build();
     for step in 0..50 {
         let gradients = gradients(&reference, &parameters, step, &["a", "b"]);
-        optimizer.step(&parameters, &gradients).unwrap();
+        optimizer.step(&parameters, &gradients, &Rates::default()).unwrap();
         each(&reference, &parameters, optimizer.as_mut(), step + 1);
     }
     let (_, buffer) = parameters.buffers().next().unwrap();
@@ -116,7 +127,8 @@ fn a_missing_gradient_is_named_and_changes_nothing() {
         for (present, missing) in [("a", "b"), ("b", "a")] {
             let refuse = |reference: &Reference, parameters: &Parameters, o: &mut dyn Optimizer| {
                 let before = bits(parameters);
-                let error = o.step(parameters, &gradients(reference, parameters, 7, &[present]));
+                let gradients = gradients(reference, parameters, 7, &[present]);
+                let error = o.step(parameters, &gradients, &Rates::default());
                 let error = error.unwrap_err();
                 assert!(matches!(&error, Error::MissingGradient { name } if name == missing));
                 assert!(error.to_string().contains(&format!("parameter {missing}")), "{error}");
@@ -150,7 +162,7 @@ fn a_gradient_need_not_be_contiguous() {
             let turned = store.remove(a).unwrap().t().unwrap().contiguous().unwrap().t().unwrap();
             assert!(!turned.is_contiguous());
             store.insert(a, turned);
-            optimizer.step(&parameters, &store).unwrap();
+            optimizer.step(&parameters, &store, &Rates::default()).unwrap();
         }
         let away = away(&reference, &parameters, setting, 2);
         assert!(away < 1e-12, "{setting}: {away}");
@@ -174,7 +186,7 @@ fn a_gradient_of_another_shape_or_type_is_refused() {
         ] {
             let mut store = gradients(&reference, &parameters, 0, &["b"]);
             store.insert(a, wrong);
-            let error = optimizer.step(&parameters, &store).unwrap_err();
+            let error = optimizer.step(&parameters, &store, &Rates::default()).unwrap_err();
             assert!(error.to_string().contains("the gradient of a"), "{setting}: {error}");
             assert_eq!(bits(&parameters), before);
         }

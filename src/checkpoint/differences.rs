@@ -7,29 +7,32 @@ use safetensors::tensor::Metadata;
 use serde_json::Value;
 
 use crate::config::TrainConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Fields of the configuration that may change between a checkpoint and the run that goes on from it: they decide when the
 /// run ends and what is watched, not what a step does.
-pub(super) const ALLOWED: [&str; 1] = ["generator_steps"];
+const ALLOWED: [&str; 2] = ["generator_steps", "stop"];
 
 /// More of them say no more.
 const MOST: usize = 12;
 
 /// The settings in the form that is written and compared.
-pub(super) fn to_json(config: &TrainConfig) -> Result<Value, serde_json::Error> {
-    // Through text, so that numbers are rounded as those of a file are.
-    serde_json::from_str(&serde_json::to_string(config)?)
+pub(crate) fn config_to_json(config: &TrainConfig) -> Result<Value> {
+    let to_json = || {
+        // Through text, so that numbers are rounded as those of a file are.
+        serde_json::from_str(&serde_json::to_string(config)?)
+    };
+    to_json().map_err(|error: serde_json::Error| {
+        Error::config("the configuration", error, "one that can be written as JSON")
+    })
 }
 
 /// The fields in which these settings differ from a checkpoint's, but for those that may.
 pub(crate) fn compare_config(ours: &Value, theirs: &Value) -> Vec<String> {
     // A field that an older version did not know has its default; what this version does not know is a difference.
     let parsed = serde_json::from_value::<TrainConfig>(theirs.clone());
-    let theirs = match parsed.and_then(|config| to_json(&config)) {
-        Ok(filled) => filled,
-        Err(_) => theirs.clone(),
-    };
+    let filled = parsed.ok().and_then(|config| config_to_json(&config).ok());
+    let theirs = filled.unwrap_or_else(|| theirs.clone());
     let mut differences = Vec::new();
     compare("", ours, &theirs, &mut differences);
     shorten(differences)
@@ -53,10 +56,17 @@ fn compare(name: &str, ours: &Value, theirs: &Value, differences: &mut Vec<Strin
                 differences,
             );
         }
-    } else if ours != theirs {
+    } else if !same(ours, theirs) {
         let name = if name.is_empty() { "the configuration" } else { name };
         differences.push(format!("{name} is {}, in the checkpoint {}", shown(ours), shown(theirs)));
     }
+}
+
+/// Equal, or numbers that differ by no more than what reading them from text may: their last digits.
+fn same(ours: &Value, theirs: &Value) -> bool {
+    let near = |(a, b): (f64, f64)| (a - b).abs() <= 4.0 * f64::EPSILON * a.abs();
+    let fractions = ours.is_f64() && theirs.is_f64();
+    ours == theirs || (fractions && ours.as_f64().zip(theirs.as_f64()).is_some_and(near))
 }
 
 fn shown(value: &Value) -> String {
@@ -120,7 +130,7 @@ mod tests {
     fn every_field_counts_but_those_that_may_change() {
         let ours = TrainConfig::wgan_gp();
         let differences = |theirs: &TrainConfig| {
-            compare_config(&to_json(&ours).unwrap(), &to_json(theirs).unwrap())
+            compare_config(&config_to_json(&ours).unwrap(), &config_to_json(theirs).unwrap())
         };
         assert!(differences(&ours).is_empty());
         assert!(differences(&TrainConfig { generator_steps: 1, ..ours.clone() }).is_empty());
@@ -139,7 +149,7 @@ mod tests {
 
     #[test]
     fn an_older_configuration_has_defaults_and_a_newer_one_differs() {
-        let ours = to_json(&TrainConfig::wgan()).unwrap();
+        let ours = config_to_json(&TrainConfig::wgan()).unwrap();
         assert!(compare_config(&ours, &serde_json::json!({})).is_empty());
         let newer = serde_json::json!({"tomorrow": [1, 2]});
         let text = compare_config(&ours, &newer).join("; ");

@@ -7,6 +7,7 @@ use super::{Best, Checkpoint, folder};
 use crate::error::{Error, Result};
 use crate::files::FolderLock;
 use crate::history::Record;
+use crate::stop::Ended;
 
 /// A folder with the checkpoints of one run.
 ///
@@ -16,8 +17,9 @@ use crate::history::Record;
 /// | [`every_minutes`](Self::every_minutes) | none | minutes from one to the next, at the end of a step |
 /// | [`keep`](Self::keep) | 3 | the newest ones that are kept |
 /// | [`keep_best`](Self::keep_best) | none | what tells the best one, which is kept too |
+/// | [`only_if_interrupted`](Self::only_if_interrupted) | no | whether the end of a run counts only before its steps are done |
 ///
-/// One is also written when the run ends. Each is written after every observer has seen its step, so that what a checkpoint
+/// One is also written when the run ends, for whatever reason but an error. Each is written after every observer has seen its step, so that what a checkpoint
 /// holds the observers have had: a resumed run leaves out nothing of theirs.
 ///
 /// A write that fails, on a full disk say, is logged as a warning that names the file, and the run goes on to the next one;
@@ -41,6 +43,7 @@ pub struct Checkpoints {
     every_minutes: Option<f64>,
     keep: usize,
     best: Option<Best>,
+    only_if_interrupted: bool,
     lock: Option<FolderLock>,
     /// The newest one of this run.
     newest: Option<u64>,
@@ -72,6 +75,7 @@ impl Checkpoints {
             every_minutes: None,
             keep: 3,
             best: None,
+            only_if_interrupted: false,
             lock: None,
             newest: None,
             best_step: None,
@@ -102,6 +106,12 @@ impl Checkpoints {
     #[must_use]
     pub fn keep_best(self, best: Best) -> Self {
         Self { best: Some(best), ..self }
+    }
+
+    /// Writes the one at the end only where the run ends before its steps are done, as by an observer or the time.
+    #[must_use]
+    pub fn only_if_interrupted(self) -> Self {
+        Self { only_if_interrupted: true, ..self }
     }
 
     /// The folder.
@@ -171,6 +181,11 @@ impl Checkpoints {
         self.refused.push(step);
     }
 
+    /// After a resume that failed: nothing is left out.
+    pub(crate) fn refuse_none(&mut self) {
+        self.refused.clear();
+    }
+
     pub(crate) fn resumed_from(&mut self, step: u64, history: &[Record]) -> Result<()> {
         self.newest = Some(step);
         self.find_best(&self.steps()?, history);
@@ -186,7 +201,7 @@ impl Checkpoints {
     pub(crate) fn after_step(
         &mut self,
         step: u64,
-        is_last: bool,
+        ended: Option<&Ended>,
         history: &[Record],
         checkpoint: impl FnOnce() -> Result<Checkpoint>,
     ) -> Result<()> {
@@ -194,6 +209,10 @@ impl Checkpoints {
         let by_time = self.every_minutes.is_some_and(|minutes| {
             Duration::try_from_secs_f64(60.0 * minutes).is_ok_and(|due| self.since.elapsed() >= due)
         });
+        let is_last = match ended {
+            Some(Ended::Steps(_)) => !self.only_if_interrupted,
+            other => other.is_some(),
+        };
         if !(by_steps || by_time || is_last) {
             return Ok(());
         }
@@ -266,7 +285,8 @@ mod tests {
         for step in steps {
             let history = &history[..step as usize];
             let make = || Ok(checkpoint(step, history));
-            checkpoints.after_step(step, step == last, history, make)?;
+            let ended = (step == last).then_some(Ended::Steps(last));
+            checkpoints.after_step(step, ended.as_ref(), history, make)?;
         }
         folder::steps(checkpoints.folder())
     }
@@ -299,9 +319,16 @@ mod tests {
         let mut only_last = new("c");
         only_last.start(0)?;
         assert_eq!(run(&mut only_last, &history, 1..=5)?, [5]);
-        let mut by_time = new("d").every_minutes(1e-9);
+        let mut by_time = new("d").keep(3).every_minutes(1e-9);
         by_time.start(0)?;
-        assert_eq!(run(&mut by_time, &history, 1..=5)?, [4, 5]);
+        assert_eq!(run(&mut by_time, &history, 1..=5)?, [3, 4, 5]);
+
+        let mut interrupted = new("e").only_if_interrupted();
+        interrupted.start(0)?;
+        assert!(run(&mut interrupted, &history, 1..=5)?.is_empty());
+        let ended = Ended::Observer("enough".into());
+        interrupted.after_step(6, Some(&ended), &history, || Ok(checkpoint(6, &history[..6])))?;
+        assert_eq!(folder::steps(interrupted.folder())?, [6]);
         Ok(())
     }
 
@@ -336,7 +363,10 @@ mod tests {
             std::fs::create_dir(checkpoints.path(step)).expect("a folder");
         }
         let step = |checkpoints: &mut Checkpoints, step, is_last| {
-            checkpoints.after_step(step, is_last, &history, || Ok(checkpoint(step, &history[..3])))
+            let ended = if is_last { Some(Ended::Steps(step)) } else { None };
+            checkpoints.after_step(step, ended.as_ref(), &history, || {
+                Ok(checkpoint(step, &history[..3]))
+            })
         };
         step(&mut checkpoints, 3, false)?;
         assert_eq!(checkpoints.newest(), Some(checkpoints.path(2)));

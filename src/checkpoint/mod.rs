@@ -72,7 +72,8 @@
 //! A file that was cut short or altered, or is of a newer format; one of models with other tensors, or with other layers
 //! between the same tensors, which the probe shows; one of other data; one of another configuration. All fields of the
 //! configuration must be as they were but for those that only say when a run ends and what is watched:
-//! `generator_steps`.
+//! `generator_steps` and `stop`. What is given to the trainer as code, such as an own optimiser or schedule, cannot be
+//! compared but for an own optimiser's state: it has to be given again as it was.
 //!
 //! Observers, checkpoint settings, the device and the number of threads are free. On a device or a processor that rounds
 //! otherwise the run goes on, though not bit for bit, and a warning is logged.
@@ -100,7 +101,7 @@ use crate::history::History;
 
 pub use best::Best;
 pub(crate) use data_identity::DataIdentity;
-pub(crate) use differences::{compare_config, compare_layout};
+pub(crate) use differences::{compare_config, compare_layout, config_to_json};
 pub(crate) use file::CheckpointFile;
 pub use keeper::{Checkpoints, Resumed};
 pub(crate) use probe::{Probe, ProbeOutcome};

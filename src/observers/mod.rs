@@ -64,8 +64,8 @@ pub struct Snapshot<'a> {
 
 /// What an observer may ask of the models. Nothing in it changes a run.
 pub trait Models {
-    /// Draws from the generator in evaluation mode: latent points `(batch, latent)` to samples, of each class in turn where
-    /// it has classes.
+    /// Draws from the generator in evaluation mode, or from its moving average where that is on: latent points
+    /// `(batch, latent)` to samples, of each class in turn where it has classes.
     ///
     /// # Errors
     /// Whatever the generator's forward pass returns.
@@ -85,6 +85,38 @@ pub trait Models {
 
     /// The critic's parameters and buffers by name.
     fn critic_tensors(&self) -> BTreeMap<String, Tensor>;
+
+    /// The moving average of the generator's parameters, with its buffers, by name: `None` where it is off, and before the
+    /// first step.
+    fn average_tensors(&self) -> Option<BTreeMap<String, Tensor>> {
+        None
+    }
+}
+
+/// Whether a run goes on after an observer has seen a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// It goes on.
+    #[default]
+    Continue,
+    /// It ends after this step as if it were its last, for this reason, which
+    /// [`WganTrainer::ended`](crate::WganTrainer::ended) then tells. All other observers see the step too.
+    Stop(String),
+}
+
+impl Flow {
+    /// Ends the run, for this reason.
+    #[must_use]
+    pub fn stop(reason: impl Into<String>) -> Self {
+        Self::Stop(reason.into())
+    }
+}
+
+/// Nothing said is [`Flow::Continue`].
+impl From<()> for Flow {
+    fn from((): ()) -> Self {
+        Self::Continue
+    }
 }
 
 /// Something that watches a run.
@@ -111,11 +143,11 @@ pub trait Observer {
         Ok(())
     }
 
-    /// Called after each generator step that the observer's interval selects.
+    /// Called after each generator step that the observer's interval selects. What it returns says whether the run goes on.
     ///
     /// # Errors
     /// Ends the run.
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()>;
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow>;
 
     /// Called once with the last step, whatever the interval.
     ///

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Models, Observer, Snapshot};
+use super::{Flow, Models, Observer, Snapshot};
 use crate::error::Result;
 use crate::files;
 
@@ -36,15 +36,19 @@ impl Observer for Weights {
         files::ensure_replaceable(&self.folder.join("critic.safetensors"))
     }
 
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
         let write =
             |name: &str, tensors| files::write_safetensors(&self.folder.join(name), &tensors);
         write("generator.safetensors", snapshot.models.generator_tensors())?;
-        write("critic.safetensors", snapshot.models.critic_tensors())
+        write("critic.safetensors", snapshot.models.critic_tensors())?;
+        if let Some(average) = snapshot.models.average_tensors() {
+            write("generator_ema.safetensors", average)?;
+        }
+        Ok(Flow::Continue)
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        self.on_step(snapshot)
+        self.on_step(snapshot).map(drop)
     }
 }
 

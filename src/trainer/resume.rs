@@ -14,7 +14,7 @@ use crate::critic::{Critic, given};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
-use crate::parameters::Parameters;
+use crate::stop::Ended;
 
 const GENERATOR: &str = "generator";
 const CRITIC: &str = "critic";
@@ -95,11 +95,17 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let file = CheckpointFile::open(path)?;
         let before = self.checkpoint()?;
         let mut differences = compare_config(&before.header.config, &file.header().config);
+        let averaged = self.average.is_some();
+        let is_state = |name: &str| {
+            // These hold their tensors to fit by themselves: a run before its first step has none yet.
+            let of = |prefix: &str| name.strip_prefix(prefix).is_some_and(|s| s.starts_with('.'));
+            of(GENERATOR_OPTIMIZER) || of(CRITIC_OPTIMIZER) || (averaged && of(AVERAGE))
+        };
         let of_models: BTreeMap<String, Tensor> = (before.tensors.iter())
-            .filter(|(name, _)| !is_of_optimizer(name))
+            .filter(|(name, _)| !is_state(name))
             .map(|(name, tensor)| (name.clone(), tensor.clone()))
             .collect();
-        let is_other = |name: &str| CheckpointFile::is_bookkeeping(name) || is_of_optimizer(name);
+        let is_other = |name: &str| CheckpointFile::is_bookkeeping(name) || is_state(name);
         differences.extend(compare_layout(&of_models, file.layout(), is_other));
         let holds = file.header().generator_steps;
         if let Some(step) = step.filter(|&step| step != holds) {
@@ -123,15 +129,22 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     fn assume(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
         self.generator.parameters().assign(checkpoint.below(GENERATOR))?;
         self.critic.parameters().assign(checkpoint.below(CRITIC))?;
-        for (optimizer, parameters, prefix) in [
-            (&mut self.generator_optimizer, self.generator.parameters(), GENERATOR_OPTIMIZER),
-            (&mut self.critic_optimizer, self.critic.parameters(), CRITIC_OPTIMIZER),
-        ] {
-            optimizer.load_state(parameters, checkpoint.below(prefix)).map_err(|error| {
-                let difference = format!("{prefix}: {error}");
-                Error::OtherRun { path: path.to_path_buf(), differences: vec![difference] }
-            })?;
+        let misfit = |what: &str, error: Error| Error::OtherRun {
+            path: path.to_path_buf(),
+            differences: vec![format!("{what}: {error}")],
+        };
+        let (generator, critic) = (self.generator.parameters(), self.critic.parameters());
+        if let Some(average) = &mut self.average {
+            let saved = checkpoint.below(AVERAGE);
+            let saved = (!saved.is_empty()).then_some(&saved);
+            average.load(generator, saved).map_err(|error| misfit(AVERAGE, error))?;
         }
+        let state = checkpoint.below(GENERATOR_OPTIMIZER);
+        (self.generator_updates.load_state(generator, &state))
+            .map_err(|error| misfit(GENERATOR_OPTIMIZER, error))?;
+        let state = checkpoint.below(CRITIC_OPTIMIZER);
+        (self.critic_updates.load_state(critic, &state))
+            .map_err(|error| misfit(CRITIC_OPTIMIZER, error))?;
         self.history.clone_from(&checkpoint.history);
         self.generator_steps = checkpoint.header.generator_steps;
         self.critic_steps = checkpoint.header.critic_steps;
@@ -195,8 +208,11 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         };
         add(GENERATOR, self.generator.parameters().tensors());
         add(CRITIC, self.critic.parameters().tensors());
-        add(GENERATOR_OPTIMIZER, self.generator_optimizer.state()?);
-        add(CRITIC_OPTIMIZER, self.critic_optimizer.state()?);
+        if let Some(average) = self.average() {
+            add(AVERAGE, average.tensors());
+        }
+        add(GENERATOR_OPTIMIZER, self.generator_updates.state()?);
+        add(CRITIC_OPTIMIZER, self.critic_updates.state()?);
         let Probe { samples, scores } = self.probe()?;
         tensors.insert(PROBE_SAMPLES.into(), samples);
         tensors.insert(PROBE_SCORES.into(), scores);
@@ -212,12 +228,12 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     }
 
     /// After a generator step and its observers.
-    pub(super) fn save_checkpoint(&mut self, is_last: bool) -> Result<()> {
+    pub(super) fn save_checkpoint(&mut self, ended: Option<&Ended>) -> Result<()> {
         let Some(mut checkpoints) = self.checkpoints.take() else {
             return Ok(());
         };
         let saved = checkpoints
-            .after_step(self.generator_steps, is_last, &self.history, || self.view());
+            .after_step(self.generator_steps, ended, &self.history, || self.view());
         self.checkpoints = Some(checkpoints);
         saved
     }
@@ -232,16 +248,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 return Err(Error::OtherRun { path: path.clone(), differences });
             }
         }
-        self.data = Some(identity);
+        (self.data, self.expected_data) = (Some(identity), None);
         match &mut self.checkpoints {
             Some(checkpoints) => checkpoints.start(self.generator_steps),
             None => Ok(()),
         }
     }
-}
-
-fn is_of_optimizer(name: &str) -> bool {
-    [GENERATOR_OPTIMIZER, CRITIC_OPTIMIZER]
-        .iter()
-        .any(|prefix| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')))
 }
