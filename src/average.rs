@@ -173,6 +173,29 @@ mod tests {
         Ok(())
     }
 
+    /// Against `torch.optim.swa_utils.AveragedModel`.
+    #[test]
+    fn the_average_is_pytorchs() -> Result<()> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pytorch/schedules.json");
+        let reference: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let rows = |name: &str| -> Vec<Vec<f64>> {
+            serde_json::from_value(reference[name].clone()).unwrap()
+        };
+        let mut average = Average::new(Ema { decay: 0.95, ramp_up: false });
+        let var = Var::zeros(2, DType::F64, &Device::Cpu)?;
+        let generator: Parameters = [("weight".to_owned(), var.clone())].into_iter().collect();
+        for (step, (values, expected)) in (1..).zip(rows("values").iter().zip(rows("ema_095"))) {
+            var.set(&Tensor::new(values.as_slice(), &Device::Cpu)?)?;
+            average.follow(&generator, step)?;
+            let got = average.values().unwrap().tensors()["weight"].to_vec1::<f64>()?;
+            for (got, expected) in got.iter().zip(expected) {
+                assert!((got - expected).abs() < 1e-14, "step {step}: {got} for {expected}");
+            }
+        }
+        Ok(())
+    }
+
     #[test]
     fn what_is_loaded_must_be_the_generators() -> Result<()> {
         let generator = parameters(1.0);

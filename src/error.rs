@@ -97,8 +97,9 @@ pub enum Error {
     /// A quantity became NaN or infinite during training.
     ///
     /// The optimiser has not been stepped with it: the parameters are those of the step before. (The running
-    /// statistics of a batch normalisation move with each forward pass, and so have moved.)
-    #[error("{quantity} is {value} at step {step}: {cause}")]
+    /// statistics of a batch normalisation move with each forward pass, and so have moved.) Only where it is the update
+    /// itself that overflows, and `quantity` a parameter after it, do the parameters hold it.
+    #[error("{quantity} is {value} at step {step}: {}{cause}", first_in(first.as_deref()))]
     NonFinite {
         /// The generator step, counted from 1, during which it arose.
         step: u64,
@@ -106,6 +107,10 @@ pub enum Error {
         quantity: String,
         /// Its value: NaN or an infinity.
         value: f64,
+        /// Where it arose, such as `the critic's layer fc2`: in a forward pass the first layer whose parameters, output or
+        /// activation are not finite, in a backward pass the last; or the batch that was not finite to begin with. `None`
+        /// where that cannot be told.
+        first: Option<String>,
         /// The likely cause, and what usually helps.
         cause: String,
     },
@@ -236,6 +241,10 @@ pub enum Error {
         /// The operating system's error; part of the message, and so not repeated as a source.
         error: std::io::Error,
     },
+}
+
+fn first_in(first: Option<&str>) -> String {
+    first.map_or_else(String::new, |first| format!("it arose in {first}; "))
 }
 
 impl Error {

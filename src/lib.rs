@@ -52,7 +52,7 @@
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
-//! | watch a run | [`observers`], [`report`] |
+//! | watch a run | [`observers`], [`report`], [`diagnosis`] |
 //!
 //! Modules import only downwards: kernels, then operations on candle tensors, then second order, then layers, then models,
 //! then losses and Lipschitz strategies, then the trainer; data and observers stand beside it.
@@ -65,6 +65,8 @@ mod config_file;
 mod critic;
 pub mod data;
 mod device;
+pub mod diagnosis;
+mod draws;
 mod error;
 pub mod files;
 mod generator;
@@ -93,13 +95,14 @@ pub use average::Ema;
 pub use config::TrainConfig;
 pub use critic::{Critic, ModuleCritic};
 pub use device::device;
+pub use draws::{CriticDraws, GeneratorDraws};
 pub use error::{Error, Result};
 pub use generator::Generator;
 pub use lipschitz::{Lipschitz, PenaltyPoints, Sides};
 pub use network::{ModelBuilder, Network};
 pub use parameters::{InitScheme, Parameters};
 pub use second_order::Traced;
-pub use trainer::{CriticDraws, CriticReport, GeneratorDraws, GeneratorReport, WganTrainer};
+pub use trainer::{CriticReport, GeneratorReport, WganTrainer};
 
 /// The README's code, compiled by `cargo test`.
 #[cfg(all(doctest, feature = "report", feature = "idx"))]

@@ -172,9 +172,10 @@ impl RateSchedule {
     #[must_use]
     pub fn factor(&self, step: u64) -> f64 {
         // The way gone from `start` to `until`, in [0, 1].
-        let way = |start: u64, until: u64| {
-            let gone = step.clamp(start, until.max(start)) - start;
-            if step >= until { 1.0 } else { gone as f64 / (until - start) as f64 }
+        let way = |start: u64, until: u64| match step {
+            step if step >= until => 1.0,
+            step if step <= start => 0.0,
+            step => (step - start) as f64 / (until - start) as f64,
         };
         match self {
             Self::Constant => 1.0,
@@ -227,6 +228,28 @@ impl RateSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_schedule_is_pytorchs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pytorch/schedules.json");
+        let reference: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let schedules = [
+            ("linear", RateSchedule::Linear { start: 40, until: 200, to: 0.1 }),
+            ("linear_lr", RateSchedule::Linear { start: 0, until: 200, to: 0.25 }),
+            ("cosine", RateSchedule::Cosine { start: 0, until: 200, to: 0.1 }),
+            ("step", RateSchedule::Step { step_size: 70, gamma: 0.3 }),
+            ("multi_step", RateSchedule::MultiStep { milestones: vec![20, 21, 250], gamma: 0.5 }),
+        ];
+        for (name, schedule) in schedules {
+            let factors = reference[name].as_array().unwrap();
+            assert!(factors.len() > 200, "{name}");
+            for (step, factor) in factors.iter().enumerate() {
+                let (got, expected) = (schedule.factor(step as u64), factor.as_f64().unwrap());
+                assert!((got - expected).abs() < 1e-13, "{name} at {step}: {got} for {expected}");
+            }
+        }
+    }
 
     #[test]
     fn every_bad_value_is_named() {

@@ -97,6 +97,25 @@ pub(crate) fn accumulate_normalised<T: Real>(
     });
 }
 
+/// `parameter -= rate * (gradient + momentum * buffer)`
+pub(crate) fn descend_nesterov<T: Real>(
+    parameter: &mut [T],
+    gradient: &[T],
+    buffer: &[T],
+    rate: f64,
+    momentum: f64,
+) {
+    let [rate, momentum] = [rate, momentum].map(<T as candle_core::WithDType>::from_f64);
+    for_each_chunk(parameter, CHUNK, |offset, parameter| {
+        let pairs = gradient[offset..].iter().zip(&buffer[offset..]);
+        pulp::Arch::new().dispatch(|| {
+            for (parameter, (&gradient, &buffer)) in parameter.iter_mut().zip(pairs) {
+                *parameter -= rate * (gradient + momentum * buffer);
+            }
+        });
+    });
+}
+
 /// Clamps each element to `[-bound, bound]`. NaN stays NaN, so that it is seen.
 pub(crate) fn clamp<T: Real>(elements: &mut [T], bound: f64) {
     let bound = <T as candle_core::WithDType>::from_f64(bound);
@@ -175,6 +194,11 @@ mod tests {
         accumulate_normalised(&mut x, 0.7, &g, &square, 1e-3);
         for i in 0..n {
             assert_eq!(x[i], 0.7 * start[i] + g[i] / (square[i].sqrt() + 1e-3));
+        }
+        let mut x = start.clone();
+        descend_nesterov(&mut x, &g, &mean, 0.1, 0.9);
+        for i in 0..n {
+            assert_eq!(x[i], start[i] - 0.1 * (g[i] + 0.9 * mean[i]));
         }
         let mut x = start.clone();
         clamp(&mut x, 0.25);

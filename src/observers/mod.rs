@@ -8,6 +8,8 @@
 //! | [`HistoryCsv`] | `history.csv` |
 //! | [`Weights`] | `generator.safetensors`, `critic.safetensors` |
 //! | [`ConfigJson`] | `config.json` |
+//! | [`Diagnostics`] | `diagnostics.csv` |
+//! | [`Watch`], which every trainer has | warnings, through `tracing` |
 #![cfg_attr(
     feature = "report",
     doc = "| [`SampleGrid`] | `samples-000500.png` for each interval, `samples.png` at the end |",
@@ -20,6 +22,7 @@ mod callback;
 mod config_json;
 #[cfg(feature = "report")]
 mod curve;
+mod diagnostics;
 #[cfg(test)]
 mod fake;
 mod history_csv;
@@ -27,12 +30,15 @@ mod history_csv;
 mod progress;
 #[cfg(feature = "report")]
 mod samples;
+mod watch;
 mod weights;
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::diagnosis::Diagnosis;
+use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::history::Record;
 
@@ -40,11 +46,13 @@ pub use callback::callback;
 pub use config_json::ConfigJson;
 #[cfg(feature = "report")]
 pub use curve::LearningCurve;
+pub use diagnostics::Diagnostics;
 pub use history_csv::{HistoryCsv, read_history_csv};
 #[cfg(feature = "report")]
 pub use progress::Progress;
 #[cfg(feature = "report")]
 pub use samples::SampleGrid;
+pub use watch::{Symptom, Watch};
 pub use weights::Weights;
 
 /// A run as an observer sees it after a generator step.
@@ -85,6 +93,19 @@ pub trait Models {
 
     /// The critic's parameters and buffers by name.
     fn critic_tensors(&self) -> BTreeMap<String, Tensor>;
+
+    /// Generator steps done so far: 0 when a run is prepared, more where one is continued.
+    fn steps(&self) -> u64;
+
+    /// The number of classes that both models know, where they do.
+    fn classes(&self) -> Option<usize>;
+
+    /// Looks at both models as they are, as [`WganTrainer::diagnose`](crate::WganTrainer::diagnose) does.
+    ///
+    /// # Errors
+    /// Those of a critic step.
+    fn diagnose(&self, training: &CriticDraws, held_out: Option<&CriticDraws>)
+    -> Result<Diagnosis>;
 
     /// The moving average of the generator's parameters, with its buffers, by name: `None` where it is off, and before the
     /// first step.

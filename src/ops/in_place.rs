@@ -111,6 +111,22 @@ pub(crate) fn accumulate_normalised(
     }
 }
 
+/// `parameter -= rate * (gradient + momentum * buffer)`
+pub(crate) fn descend_nesterov(
+    parameter: &Var,
+    gradient: &Tensor,
+    buffer: &Tensor,
+    rate: f64,
+    momentum: f64,
+) -> Result<()> {
+    if has_kernel(parameter) {
+        parameter.inplace_op3(&gradient.contiguous()?, buffer, &Nesterov { rate, momentum })
+    } else {
+        let step = gradient.add(&buffer.affine(momentum, 0.0)?)?.affine(rate, 0.0)?;
+        parameter.set(&parameter.sub(&step)?.detach())
+    }
+}
+
 /// Clamps each element to `[-bound, bound]`.
 pub(crate) fn clamp(parameter: &Var, bound: f64) -> Result<()> {
     if has_kernel(parameter) {
@@ -286,6 +302,38 @@ impl InplaceOp3 for Accumulate {
     }
 }
 
+struct Nesterov {
+    rate: f64,
+    momentum: f64,
+}
+
+impl InplaceOp3 for Nesterov {
+    fn name(&self) -> &'static str {
+        "nesterov-descent"
+    }
+
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        layout: &Layout,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+        buffer: &CpuStorage,
+        buffer_layout: &Layout,
+    ) -> Result<()> {
+        for_real!(gradient, T => {
+            update::descend_nesterov(
+                slice_mut::<T>(parameter, layout)?,
+                slice(gradient, gradient_layout)?,
+                slice(buffer, buffer_layout)?,
+                self.rate,
+                self.momentum,
+            );
+            Ok(())
+        })
+    }
+}
+
 struct Clamp {
     bound: f64,
 }
@@ -321,6 +369,7 @@ mod tests {
             descend(&parameter, &gradient, &state, Descent { rate: 0.5, scale: 2.0, eps: 0.25 })?;
             combine(&parameter, 0.5, &gradient, -0.25)?;
             scale(&parameter, 0.75)?;
+            descend_nesterov(&parameter, &gradient, &state, 0.125, 0.5)?;
             accumulate_normalised(&parameter, &gradient, &state, 0.5, 0.25)?;
             // The last of the three would have a root of less than 0.
             let mean = make(&[0.25, 0.5, 2.0])?;

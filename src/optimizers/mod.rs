@@ -15,8 +15,8 @@ pub use config::OptimizerConfig;
 pub use rmsprop::RmsProp;
 pub use sgd::Sgd;
 pub use state::State;
-pub(crate) use update::Updater;
 pub use update::{ParameterGroup, Rates, UpdateConfig};
+pub(crate) use update::{Updater, tensor_norm};
 
 use std::collections::BTreeMap;
 

@@ -47,10 +47,10 @@ impl Optimizer for Sgd {
                 let buffer = self.state.get("momentum_buffer", name)?;
                 in_place::combine(buffer, momentum, gradient, take)?;
                 if nesterov {
-                    in_place::combine(parameter, 1.0, gradient, -rate)?;
+                    in_place::descend_nesterov(parameter, gradient, buffer, rate, momentum)?;
+                } else {
+                    in_place::combine(parameter, 1.0, buffer, -rate)?;
                 }
-                let along = if nesterov { rate * momentum } else { rate };
-                in_place::combine(parameter, 1.0, buffer, -along)?;
             } else {
                 in_place::combine(parameter, 1.0, gradient, -rate)?;
             }

@@ -328,3 +328,175 @@ impl Updater {
         self.optimizer.load_state(parameters, state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::super::OptimizerConfig;
+    use super::*;
+    use crate::schedules::RateSchedule;
+
+    fn reference() -> BTreeMap<String, Tensor> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pytorch/optimizers.safetensors");
+        candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
+    }
+
+    fn parameters(reference: &BTreeMap<String, Tensor>) -> Parameters {
+        let var = |name: &str| {
+            (name.to_owned(), Var::from_tensor(&reference[&format!("init.{name}")]).unwrap())
+        };
+        [var("a"), var("b")].into_iter().collect()
+    }
+
+    fn gradients(
+        reference: &BTreeMap<String, Tensor>,
+        parameters: &Parameters,
+        step: usize,
+    ) -> GradStore {
+        let mut store = GradStore::default();
+        for (name, var) in parameters.trained() {
+            store.insert(var, reference[&format!("grads.{name}")].get(step % 50).unwrap());
+        }
+        store
+    }
+
+    /// Groups, a warm-up with a linear decay, and clipping, against PyTorch's parameter groups, `LambdaLR` and
+    /// `clip_grad_*_` over 500 steps.
+    #[test]
+    fn everything_around_an_optimiser_is_pytorchs() -> Result<()> {
+        let reference = reference();
+        let distance = |parameters: &Parameters, setting: &str, step: usize| -> Result<f64> {
+            let mut worst: f64 = 0.0;
+            for (name, var) in parameters.trained() {
+                let expected = &reference[&format!("updates.{setting}.after_{step}.{name}")];
+                worst = worst.max(var.sub(expected)?.abs()?.flatten_all()?.max(0)?.to_scalar()?);
+            }
+            Ok(worst)
+        };
+        let settings = [
+            ("groups", None, None),
+            ("clip_value", Some(0.5), None),
+            ("clip_norm", None, Some(1.0)),
+            ("clip_both", Some(0.5), Some(0.3)),
+        ];
+        for (setting, clip_value, clip_norm) in settings {
+            let config = UpdateConfig {
+                schedule: RateSchedule::linear(0, 400),
+                warm_up: 20,
+                groups: vec![ParameterGroup::new("b*").learning_rate(3e-2).weight_decay(0.5)],
+                clip_value,
+                clip_norm,
+            };
+            config.check("updates")?;
+            let parameters = parameters(&reference);
+            let optimizer = OptimizerConfig::adam_w(1e-2, 0.5, 0.9, 0.1).build();
+            let mut updater = Updater::new("critic", optimizer, config, &parameters)?;
+            for step in 0..500 {
+                let gradients = gradients(&reference, &parameters, step);
+                updater.step(&parameters, gradients, step as u64)?;
+                if [1, 2, 10, 50, 500].contains(&(step + 1)) {
+                    let away = distance(&parameters, setting, step + 1)?;
+                    assert!(away < 1e-12, "{setting} after {}: {away:e}", step + 1);
+                }
+            }
+            for (other, ..) in settings.iter().filter(|(other, ..)| *other != setting) {
+                let away = distance(&parameters, other, 500)?;
+                assert!(away > 1e-6, "{setting} and {other}: {away:e}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Of two parameters that have one gradient between them, each has it scaled once.
+    #[test]
+    fn a_gradient_that_two_parameters_share_is_clipped_once() -> Result<()> {
+        let var = |name: &str| (name.to_owned(), Var::zeros(2, DType::F64, &Device::Cpu).unwrap());
+        let parameters: Parameters = [var("a"), var("b")].into_iter().collect();
+        let shared = Tensor::new(&[3.0, 4.0], &Device::Cpu)?;
+        let mut gradients = GradStore::default();
+        for (_, var) in parameters.trained() {
+            gradients.insert(var, shared.clone());
+        }
+        let config = UpdateConfig { clip_norm: Some(1.0), ..Default::default() };
+        config.clip(&parameters, &mut gradients)?;
+        let expected = 3.0 / (50f64.sqrt() + 1e-6);
+        for (_, var) in parameters.trained() {
+            let gradient = gradients.get(var).unwrap().to_vec1::<f64>()?;
+            assert!((gradient[0] - expected).abs() < 1e-15, "{gradient:?}");
+        }
+        assert_eq!(shared.to_vec1::<f64>()?, [3.0, 4.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_norm_neither_overflows_nor_underflows() -> Result<()> {
+        for size in [1e-30f32, 1.0, 1e30] {
+            let x = Tensor::new(&[[3.0 * size, 0.0], [0.0, -4.0 * size]], &Device::Cpu)?;
+            let norm = tensor_norm(&x.t()?)?;
+            assert!((norm / f64::from(size) - 5.0).abs() < 1e-5, "{norm}");
+        }
+        assert_eq!(tensor_norm(&Tensor::zeros((2, 0), DType::F32, &Device::Cpu)?)?, 0.0);
+        assert_eq!(tensor_norm(&Tensor::zeros(3, DType::F32, &Device::Cpu)?)?, 0.0);
+        let infinite = Tensor::new(&[1.0, f64::INFINITY], &Device::Cpu)?;
+        assert_eq!(tensor_norm(&infinite)?, f64::INFINITY);
+        Ok(())
+    }
+
+    #[test]
+    fn patterns_take_whole_names_and_the_first_holds() {
+        let groups = [
+            ParameterGroup::new("fc?.bias").learning_rate(1.0),
+            ParameterGroup::new("*.bias").learning_rate(2.0).weight_decay(0.0),
+            ParameterGroup::new("fc1.*").weight_decay(3.0),
+        ];
+        let rates = Rates::new(1.0, &groups);
+        for (name, rate, decay) in [
+            ("fc1.bias", 1.0, 9.0),
+            ("block.0.fc1.bias", 2.0, 0.0),
+            ("fc1.weight", 9.0, 3.0),
+            ("fc1", 9.0, 9.0),
+            ("fc10.bias", 2.0, 0.0),
+        ] {
+            let got = (rates.learning_rate(name, 9.0), rates.weight_decay(name, 9.0));
+            assert_eq!(got, (rate, decay), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_name() {
+        let reference = reference();
+        let base = UpdateConfig::default();
+        let group = |group| UpdateConfig { groups: vec![group], ..base.clone() };
+        for (wrong, field) in [
+            (UpdateConfig { clip_norm: Some(0.0), ..base.clone() }, "u.clip_norm is 0"),
+            (UpdateConfig { clip_value: Some(f64::NAN), ..base.clone() }, "u.clip_value is NaN"),
+            (group(ParameterGroup::new("")), "u.groups[0].names is empty"),
+            (
+                group(ParameterGroup::new("a").learning_rate(-1.0)),
+                "u.groups[0].learning_rate is -1",
+            ),
+            (group(ParameterGroup::new("a").weight_decay(-1.0)), "u.groups[0].weight_decay is -1"),
+            (
+                UpdateConfig { schedule: RateSchedule::linear(5, 5), ..base.clone() },
+                "u.schedule.until is 5",
+            ),
+        ] {
+            let error = wrong.check("u").unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
+        let parameters = parameters(&reference);
+        let build = || OptimizerConfig::sgd(1.0, 0.0).build();
+        let new = |config| Updater::new("critic", build(), config, &parameters);
+        let error = new(group(ParameterGroup::new("fc*"))).err().unwrap().to_string();
+        let expected = "critic_updates.groups[0].names is \"fc*\"; expected a pattern that a \
+                        parameter fits: a, b";
+        assert_eq!(error, expected);
+        let mut updater = new(base).unwrap();
+        updater.set_schedule(Box::new(|step| if step == 3 { f64::NAN } else { 1.0 }));
+        for step in 0..5 {
+            let result = updater.step(&parameters, gradients(&reference, &parameters, 0), step);
+            assert_eq!(result.is_err(), step == 3);
+        }
+    }
+}

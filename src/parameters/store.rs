@@ -213,6 +213,11 @@ impl FromIterator<(String, Var)> for Parameters {
     }
 }
 
+/// The layer that a parameter belongs to: its name without the last part.
+pub(crate) fn layer_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(layer, _)| layer)
+}
+
 pub(crate) fn is_buffer(name: &str) -> bool {
     matches!(
         name.rsplit('.').next(),

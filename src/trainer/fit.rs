@@ -80,13 +80,21 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             self.save_checkpoint(ended.as_ref())?;
             self.ended = ended;
         }
+        if let Some(ended) = &self.ended {
+            tracing::info!(step = self.generator_steps, "the run ended: {ended}");
+        }
         Ok(self.history[first..].to_vec())
     }
 
     /// Lets every observer refuse before the first of them replaces a file.
     fn start_observers(&mut self, total_steps: u64) -> Result<()> {
-        let average = self.average.as_ref().and_then(Average::values);
-        let models = View { generator: &self.generator, critic: &self.critic, average };
+        let models = View {
+            generator: &self.generator,
+            critic: &self.critic,
+            average: self.average.as_ref().and_then(Average::values),
+            lipschitz: self.config.lipschitz,
+            steps: self.generator_steps,
+        };
         for (every, observer) in &mut self.observers {
             if *every == Every::Steps(0) {
                 return Err(Error::config("an observer's interval in steps", 0, "1 or more"));
@@ -111,13 +119,19 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let Some(record) = history.last() else {
             return Ok(ended);
         };
-        let average = average.as_ref().and_then(Average::values);
+        let models = View {
+            generator,
+            critic,
+            average: average.as_ref().and_then(Average::values),
+            lipschitz: config.lipschitz,
+            steps: record.step,
+        };
         let snapshot = Snapshot {
             record,
             history,
             total_steps,
             samples_per_step: n_critic.saturating_mul(config.batch_size),
-            models: &View { generator, critic, average },
+            models: &models,
         };
         for (every, observer) in observers.iter_mut() {
             if every.selects(record.step)

@@ -3,13 +3,13 @@
 mod checks;
 mod draws;
 mod fit;
+mod locate;
 mod report;
 mod resume;
 mod view;
 
-pub use draws::{CriticDraws, GeneratorDraws};
-use report::finite_gradients;
 pub use report::{CriticReport, GeneratorReport};
+use report::{finite_gradients, finite_parameters};
 
 use std::path::PathBuf;
 
@@ -19,12 +19,14 @@ use crate::average::Average;
 use crate::checkpoint::{Checkpoints, DataIdentity};
 use crate::config::TrainConfig;
 use crate::critic::{Critic, given};
+use crate::diagnosis::{Diagnosis, diagnose};
+use crate::draws::{CriticDraws, GeneratorDraws};
 use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
 use crate::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
 use crate::network::Network;
-use crate::observers::{Every, Observer};
+use crate::observers::{Every, Observer, Watch};
 use crate::ops::GradientProbe;
 use crate::optimizers::{Optimizer, Updater};
 use crate::parameters::Parameters;
@@ -113,10 +115,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             )?,
             average: config.ema.map(Average::new),
             own_n_critic: None,
+            observers: vec![(Every::Step, Box::new(Watch::new(config.lipschitz)))],
             generator,
             critic,
             config,
-            observers: Vec::new(),
             history: History::new(),
             ended: None,
             checkpoints: None,
@@ -206,11 +208,14 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let penalty = lipschitz.penalty(&*critic, real, &fake, epsilon.as_ref())?;
         let loss = critic_loss(&estimate, penalty.as_ref())?;
         let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
-        report.check(self.step(), &self.config)?;
-
-        let gradients =
-            finite_gradients("the critic loss", &loss, self.critic.parameters(), self.step())?;
+        let gradients = (report.check(self.step(), &self.config).map_err(Into::into))
+            .and_then(|()| {
+                let parameters = self.critic.parameters();
+                finite_gradients("the critic loss", &loss, parameters, self.step())
+            })
+            .map_err(|failure| self.located_in_critic_step(failure, draws))?;
         self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
+        finite_parameters(self.critic.parameters(), self.step())?;
         lipschitz.constrain(self.critic.parameters())?;
         self.critic_steps += 1;
         Ok(report)
@@ -223,19 +228,17 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
     /// finite; those of the models and the optimiser.
     pub fn generator_step(&mut self, draws: impl Into<GeneratorDraws>) -> Result<GeneratorReport> {
-        let GeneratorDraws { latent, labels } = draws.into();
+        let draws = draws.into();
+        let GeneratorDraws { latent, labels } = &draws;
         let (labels, probe) = (labels.as_ref(), GradientProbe::default());
         let critic = given(self.critic.model(), labels);
-        let fake = checks::tracked(generate(self.generator.model(), &latent, labels, true)?)?;
+        let fake = checks::tracked(generate(self.generator.model(), latent, labels, true)?)?;
         let scores = critic.scores_frozen(&probe.attach(&fake)?)?;
 
         let loss = generator_loss(&scores)?;
-        let gradients = finite_gradients(
-            "the generator loss",
-            &loss,
-            self.generator.parameters(),
-            self.step(),
-        )?;
+        let gradients =
+            finite_gradients("the generator loss", &loss, self.generator.parameters(), self.step())
+                .map_err(|failure| self.located_in_generator_step(failure, &draws))?;
         let report = GeneratorReport::read(&loss, &probe, latent.dim(0)?)?;
 
         self.generator_updates.step(
@@ -243,11 +246,28 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             gradients,
             self.generator_steps,
         )?;
+        finite_parameters(self.generator.parameters(), self.step())?;
         self.generator_steps += 1;
         if let Some(average) = &mut self.average {
             average.follow(self.generator.parameters(), self.generator_steps)?;
         }
         Ok(report)
+    }
+
+    /// Looks at both models as they are, on draws like those of a critic step and, where they are given, on draws whose real
+    /// samples the critic is not trained on. Nothing changes; it costs about four critic steps.
+    ///
+    /// The observer [`Diagnostics`](crate::observers::Diagnostics) writes it at intervals of a run.
+    ///
+    /// # Errors
+    /// Those of a critic step; [`Error::Shape`](crate::Error::Shape) for draws without epsilon.
+    pub fn diagnose(
+        &self,
+        training: &CriticDraws,
+        held_out: Option<&CriticDraws>,
+    ) -> Result<Diagnosis> {
+        let (generator, critic) = (&self.generator, &self.critic);
+        diagnose(generator, critic, self.config.lipschitz, training, held_out)
     }
 
     /// Draws samples `(count, ...)` from the generator in evaluation mode.

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use crate::critic::Critic;
+use crate::diagnosis::{Diagnosis, diagnose};
+use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::generator::{Generator, generate, labels_in_turn};
+use crate::lipschitz::Lipschitz;
 use crate::network::Network;
 use crate::observers::Models;
 use crate::parameters::Parameters;
@@ -16,6 +19,8 @@ pub(super) struct View<'a, G, C> {
     pub(super) generator: &'a Network<G>,
     pub(super) critic: &'a Network<C>,
     pub(super) average: Option<&'a Parameters>,
+    pub(super) lipschitz: Lipschitz,
+    pub(super) steps: u64,
 }
 
 impl<G: Generator, C: Critic> Models for View<'_, G, C> {
@@ -44,6 +49,22 @@ impl<G: Generator, C: Critic> Models for View<'_, G, C> {
 
     fn critic_tensors(&self) -> BTreeMap<String, Tensor> {
         self.critic.parameters().tensors()
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn classes(&self) -> Option<usize> {
+        self.generator.model().classes()
+    }
+
+    fn diagnose(
+        &self,
+        training: &CriticDraws,
+        held_out: Option<&CriticDraws>,
+    ) -> Result<Diagnosis> {
+        diagnose(self.generator, self.critic, self.lipschitz, training, held_out)
     }
 
     fn average_tensors(&self) -> Option<BTreeMap<String, Tensor>> {
