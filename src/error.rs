@@ -99,7 +99,10 @@ pub enum Error {
     /// The optimiser has not been stepped with it: the parameters are those of the step before. (The running
     /// statistics of a batch normalisation move with each forward pass, and so have moved.) Only where it is the update
     /// itself that overflows, and `quantity` a parameter after it, do the parameters hold it.
-    #[error("{quantity} is {value} at step {step}: {}{cause}", first_in(first.as_deref()))]
+    #[error(
+        "{quantity} is {value} at step {step}: {}{cause}{}",
+        first_in(first.as_deref()), last_good(checkpoint.as_deref())
+    )]
     NonFinite {
         /// The generator step, counted from 1, during which it arose.
         step: u64,
@@ -113,6 +116,8 @@ pub enum Error {
         first: Option<String>,
         /// The likely cause, and what usually helps.
         cause: String,
+        /// The newest checkpoint of the run, where it has any: one from before.
+        checkpoint: Option<PathBuf>,
     },
 
     /// A trainable parameter received no gradient, so the loss does not depend on it.
@@ -245,6 +250,12 @@ pub enum Error {
 
 fn first_in(first: Option<&str>) -> String {
     first.map_or_else(String::new, |first| format!("it arose in {first}; "))
+}
+
+fn last_good(checkpoint: Option<&Path>) -> String {
+    checkpoint.map_or(String::new(), |path| {
+        format!("; the last good checkpoint is {}", path.display())
+    })
 }
 
 impl Error {

@@ -40,6 +40,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// # Errors
     /// Those of [`fit`](Self::fit).
     pub fn fit_until<D: Dataset + ?Sized>(&mut self, data: &D, total: u64) -> Result<History> {
+        self.train(data, total).map_err(|error| self.naming_checkpoint(error))
+    }
+
+    fn train<D: Dataset + ?Sized>(&mut self, data: &D, total: u64) -> Result<History> {
         let mut batches = Loader::new(data, self.config.batch_size, self.config.seed)?;
         batches.seek(self.critic_steps);
         self.check_models(data)?;

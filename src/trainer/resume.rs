@@ -238,6 +238,17 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         saved
     }
 
+    /// The error, with the checkpoint that a run which has gone astray can be taken up from.
+    pub(super) fn naming_checkpoint(&self, error: Error) -> Error {
+        match error {
+            Error::NonFinite { step, quantity, value, first, cause, checkpoint: None } => {
+                let checkpoint = self.checkpoints.as_ref().and_then(Checkpoints::newest);
+                Error::NonFinite { step, quantity, value, first, cause, checkpoint }
+            }
+            other => other,
+        }
+    }
+
     /// Before the first step of a `fit`: holds the data to be that of the checkpoint gone on from, and the folder of
     /// checkpoints to have none that this run would make again.
     pub(super) fn check_checkpoints<D: Dataset + ?Sized>(&mut self, data: &D) -> Result<()> {

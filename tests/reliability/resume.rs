@@ -388,3 +388,28 @@ fn single_steps_are_part_of_it() {
     }
     State::of(&restored).assert_is(&State::of(&whole), "after single steps");
 }
+
+/// Where a value is not finite any more, the error says from where the run can be taken up again.
+#[test]
+fn a_run_that_goes_astray_names_its_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |checkpoints: bool| {
+        let mut trainer = tiny::trainer(tiny::settings())
+            .with_critic_schedule(|step| if step < 5 { 1.0 } else { 1e300 });
+        if checkpoints {
+            let checkpoints = Checkpoints::new(folder.path()).every_steps(2);
+            trainer = trainer.with_checkpoints(checkpoints);
+        }
+        trainer.fit_until(&tiny::data(), 20).unwrap_err()
+    };
+    let text = run(false).to_string();
+    assert!(text.contains("at step 6") && !text.contains("checkpoint"), "{text}");
+    let error = run(true);
+    let newest = folder.path().join("checkpoint-000004.safetensors");
+    assert!(
+        matches!(&error, wgan::Error::NonFinite { checkpoint: Some(path), .. } if *path == newest),
+        "{error:?}"
+    );
+    let expected = format!("the last good checkpoint is {}", newest.display());
+    assert!(error.to_string().ends_with(&expected), "{error}");
+}
