@@ -164,7 +164,10 @@ fn compare(undisturbed: &Path, killed: &Path) -> Result<()> {
     ensure!(names(&expected) == names(&got), "{:?}, not {:?}", names(&got), names(&expected));
     let rows = |folder: &Path| -> Result<Vec<_>> {
         let history = read_history_csv(folder.join("history.csv"))?;
-        Ok(history.iter().map(|record| format!("{:?}", wgan::history::Record { seconds: 0.0, ..*record })).collect())
+        Ok(history
+            .iter()
+            .map(|record| format!("{:?}", wgan::history::Record { seconds: 0.0, ..*record }))
+            .collect())
     };
     ensure!(rows(undisturbed)? == rows(killed)?, "history.csv differs");
     for (name, path) in &expected {
@@ -220,7 +223,8 @@ fn long(steps: u64) -> Result<()> {
         Every::Steps(every),
         callback(move |snapshot| {
             let milliseconds = 1e3 * since.elapsed().as_secs_f64() / every as f64;
-            let resident = resident().map_or("unknown".into(), |bytes| format!("{:.1}", bytes / 1e6));
+            let resident =
+                resident().map_or("unknown".into(), |bytes| format!("{:.1}", bytes / 1e6));
             println!("{:>10}  {milliseconds:>12.3}  {resident:>12}", snapshot.record.step);
             since = Instant::now();
             Ok(())

@@ -253,9 +253,8 @@ fn first_in(first: Option<&str>) -> String {
 }
 
 fn last_good(checkpoint: Option<&Path>) -> String {
-    checkpoint.map_or(String::new(), |path| {
-        format!("; the last good checkpoint is {}", path.display())
-    })
+    checkpoint
+        .map_or(String::new(), |path| format!("; the last good checkpoint is {}", path.display()))
 }
 
 impl Error {

@@ -52,6 +52,7 @@
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
+//! | save a run and go on with it after a kill | [`checkpoint`], [`WganTrainer::resume`] |
 //! | watch a run | [`observers`], [`report`], [`diagnosis`] |
 //!
 //! Modules import only downwards: kernels, then operations on candle tensors, then second order, then layers, then models,

@@ -248,8 +248,12 @@ impl<'a> Run<'a> {
             .with_checkpoints(self.checkpoints());
         if self.flags.resume {
             match trainer.resume()? {
-                Some(from) => eprintln!("{}: going on after step {}", from.path.display(), from.step),
-                None => eprintln!("{}: no checkpoint to resume from: beginning anew", out.display()),
+                Some(from) => {
+                    eprintln!("{}: going on after step {}", from.path.display(), from.step)
+                }
+                None => {
+                    eprintln!("{}: no checkpoint to resume from: beginning anew", out.display())
+                }
             }
         }
         trainer.fit_until(&self.digits, self.config.generator_steps)?;

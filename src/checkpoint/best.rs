@@ -34,9 +34,9 @@ impl Best {
         Self { sign: -1.0, ..Self::lowest(figure) }
     }
 
-    /// The lowest size of the Wasserstein estimate, smoothed: the mean over the last `window` records. The estimate is also
-    /// low before the critic has caught up: checkpoints with fewer records than `window` are no candidates. A window of 0
-    /// is one of 1.
+    /// The lowest size of the Wasserstein estimate, smoothed: the mean over the last `window` records. The estimate is
+    /// also low before the critic has caught up: checkpoints with fewer records than `window` are no candidates. A
+    /// window of 0 is one of 1.
     #[must_use]
     pub fn lowest_estimate(window: usize) -> Self {
         let window = window.max(1);

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 
-/// Fields of the configuration that may change between a checkpoint and the run that goes on from it: they decide when the
-/// run ends and what is watched, not what a step does.
+/// Fields of the configuration that may change between a checkpoint and the run that goes on from it: they decide when
+/// the run ends, not what a step does.
 const ALLOWED: [&str; 2] = ["generator_steps", "stop"];
 
 /// More of them say no more.

@@ -17,13 +17,14 @@ use crate::stop::Ended;
 /// | [`every_minutes`](Self::every_minutes) | none | minutes from one to the next, at the end of a step |
 /// | [`keep`](Self::keep) | 3 | the newest ones that are kept |
 /// | [`keep_best`](Self::keep_best) | none | what tells the best one, which is kept too |
-/// | [`only_if_interrupted`](Self::only_if_interrupted) | no | whether the end of a run counts only before its steps are done |
+/// | [`only_if_interrupted`](Self::only_if_interrupted) | no | at the end only before the run's steps are done |
 ///
-/// One is also written when the run ends, for whatever reason but an error. Each is written after every observer has seen its step, so that what a checkpoint
-/// holds the observers have had: a resumed run leaves out nothing of theirs.
+/// One is also written when the run ends, for whatever reason but an error. Each is written after every observer has
+/// seen its step, so that what a checkpoint holds the observers have had: a resumed run leaves out nothing of theirs.
 ///
-/// A write that fails, on a full disk say, is logged as a warning that names the file, and the run goes on to the next one;
-/// the checkpoints before it stay. Only at the end of a run is it an error of `fit`: the last state is not on disk then.
+/// A write that fails, on a full disk say, is logged as a warning that names the file, and the run goes on to the next
+/// one; the checkpoints before it stay. Only at the end of a run is it an error of `fit`: the last state is not on disk
+/// then.
 ///
 /// While a run uses the folder no other one may: see [`FolderLock`].
 ///
@@ -159,7 +160,11 @@ impl Checkpoints {
     pub(crate) fn start(&mut self, steps_done: u64) -> Result<()> {
         self.lock()?;
         if let Some(&newest) = self.steps()?.last().filter(|&&newest| newest > steps_done) {
-            return Err(Error::NewerCheckpoints { folder: self.folder.clone(), newest, steps_done });
+            return Err(Error::NewerCheckpoints {
+                folder: self.folder.clone(),
+                newest,
+                steps_done,
+            });
         }
         self.since = Instant::now();
         Ok(())
@@ -230,7 +235,9 @@ impl Checkpoints {
                     Some(path) => format!("the newest is still {}", path.display()),
                     None => "there is none yet".into(),
                 };
-                tracing::warn!("no checkpoint of step {step}, and the run goes on: {error}; {before}");
+                tracing::warn!(
+                    "no checkpoint of step {step}, and the run goes on: {error}; {before}"
+                );
                 Ok(())
             }
         }
@@ -312,7 +319,8 @@ mod tests {
         resumed.resumed_from(9, &history)?;
         assert_eq!(resumed.best(), Some(resumed.path(4)));
         resumed.start(9)?;
-        let longer = super::tests::history(&[9.0, 4.0, 8.0, 1.0, 7.0, 6.0, 5.0, 3.0, 2.0, 5.0, 5.0, 0.5]);
+        let longer =
+            super::tests::history(&[9.0, 4.0, 8.0, 1.0, 7.0, 6.0, 5.0, 3.0, 2.0, 5.0, 5.0, 0.5]);
         assert_eq!(run(&mut resumed, &longer, 10..=12)?, [9, 12]);
         assert_eq!(resumed.best(), Some(resumed.path(12)));
 
@@ -343,7 +351,10 @@ mod tests {
         drop(first);
         let mut second = Checkpoints::new(folder.path());
         let error = second.start(4).unwrap_err();
-        assert!(matches!(error, Error::NewerCheckpoints { newest: 5, steps_done: 4, .. }), "{error}");
+        assert!(
+            matches!(error, Error::NewerCheckpoints { newest: 5, steps_done: 4, .. }),
+            "{error}"
+        );
         // A refused one is left alone and does not count.
         second.refuse(5);
         second.start(4)?;
@@ -364,9 +375,8 @@ mod tests {
         }
         let step = |checkpoints: &mut Checkpoints, step, is_last| {
             let ended = if is_last { Some(Ended::Steps(step)) } else { None };
-            checkpoints.after_step(step, ended.as_ref(), &history, || {
-                Ok(checkpoint(step, &history[..3]))
-            })
+            checkpoints
+                .after_step(step, ended.as_ref(), &history, || Ok(checkpoint(step, &history[..3])))
         };
         step(&mut checkpoints, 3, false)?;
         assert_eq!(checkpoints.newest(), Some(checkpoints.path(2)));

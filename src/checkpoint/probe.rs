@@ -38,7 +38,11 @@ impl Probe {
         let mut outcome = ProbeOutcome::Same;
         let mut differences = Vec::new();
         for (what, ours, theirs) in [
-            ("the generator makes other samples of the same latent points", &self.samples, &checkpoint.samples),
+            (
+                "the generator makes other samples of the same latent points",
+                &self.samples,
+                &checkpoint.samples,
+            ),
             ("the critic gives the same samples other scores", &self.scores, &checkpoint.scores),
         ] {
             let (ours, theirs) = (numbers(ours)?, numbers(theirs)?);

@@ -55,9 +55,7 @@ impl FolderLock {
                     holder: holder(&mut file),
                 });
             }
-            Err(TryLockError::Error(error))
-                if error.kind() == std::io::ErrorKind::Unsupported =>
-            {
+            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
                 tracing::warn!(
                     "{}: the file system has no locks; two runs here at once would not be noticed",
                     folder.display()

@@ -116,7 +116,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         }
 
         let checkpoint = file.load()?;
-        if let Err(error) = self.assume(&checkpoint, path).and_then(|()| self.probed(&checkpoint, path)) {
+        if let Err(error) =
+            self.assume(&checkpoint, path).and_then(|()| self.probed(&checkpoint, path))
+        {
             // What was collected from this very trainer fits it.
             self.assume(&before, path)?;
             return Err(error);
@@ -232,8 +234,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let Some(mut checkpoints) = self.checkpoints.take() else {
             return Ok(());
         };
-        let saved = checkpoints
-            .after_step(self.generator_steps, ended, &self.history, || self.view());
+        let saved =
+            checkpoints.after_step(self.generator_steps, ended, &self.history, || self.view());
         self.checkpoints = Some(checkpoints);
         saved
     }

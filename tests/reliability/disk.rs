@@ -47,8 +47,8 @@ fn path(folder: &Path, step: u64) -> PathBuf {
 
 /// A run to step 3 with a checkpoint of each.
 fn first_steps(folder: &Path) {
-    let mut trainer = tiny::trainer(tiny::settings())
-        .with_checkpoints(Checkpoints::new(folder).every_steps(1));
+    let mut trainer =
+        tiny::trainer(tiny::settings()).with_checkpoints(Checkpoints::new(folder).every_steps(1));
     trainer.fit_until(&tiny::data(), 3).unwrap();
 }
 
@@ -78,9 +78,8 @@ fn a_run_that_cannot_write() {
         .with_checkpoints(Checkpoints::new(&folder).every_steps(1).keep(100));
     assert_eq!(trainer.resume().unwrap().unwrap().step, 3);
     let warnings = Warnings::default();
-    let outcome = tracing::subscriber::with_default(warnings.clone(), || {
-        trainer.fit_until(&tiny::data(), 6)
-    });
+    let outcome =
+        tracing::subscriber::with_default(warnings.clone(), || trainer.fit_until(&tiny::data(), 6));
     let error = outcome.unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if *path == self::path(&folder, 6)), "{error}");
     State::of(&trainer).assert_is(&State::of(&whole), "the run on a full disk");
@@ -109,7 +108,10 @@ fn a_run_that_fills_a_disk() {
     };
     let mut first = trainer();
     let error = first.fit_until(&tiny::data(), 40).unwrap_err();
-    assert!(matches!(&error, Error::Io { path, .. } if *path == self::path(&folder, 40)), "{error}");
+    assert!(
+        matches!(&error, Error::Io { path, .. } if *path == self::path(&folder, 40)),
+        "{error}"
+    );
     State::of(&first).assert_is(&State::of(&whole), "the run that filled the disk");
     drop(first);
     let kept = all(&folder);
@@ -135,12 +137,9 @@ fn a_run_in_a_read_only_folder() {
     let Some(folder) = tiny::folder_of_this_process() else {
         return;
     };
-    let mut trainer =
-        tiny::trainer(tiny::settings()).with_checkpoints(Checkpoints::new(&folder));
+    let mut trainer = tiny::trainer(tiny::settings()).with_checkpoints(Checkpoints::new(&folder));
     let before = State::of(&trainer);
-    for error in
-        [trainer.resume().unwrap_err(), trainer.fit_until(&tiny::data(), 6).unwrap_err()]
-    {
+    for error in [trainer.resume().unwrap_err(), trainer.fit_until(&tiny::data(), 6).unwrap_err()] {
         let text = error.to_string();
         assert!(matches!(error, Error::Io { .. }), "{text}");
         assert!(text.contains(folder.to_str().unwrap()), "{text}");
@@ -154,7 +153,8 @@ fn a_run_in_a_read_only_folder() {
 /// The child's test must have run to its end.
 #[track_caller]
 fn assert_done(output: &Output) {
-    let [text, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    let [text, errors] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     assert!(output.status.success() && text.contains("\nerror "), "{text}\n{errors}");
 }
 
@@ -196,10 +196,8 @@ fn a_full_disk_is_named() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let script = format!(
-        r#"mount -t tmpfs -o size=160k none "{}" && exec "$@""#,
-        folder.path().display()
-    );
+    let script =
+        format!(r#"mount -t tmpfs -o size=160k none "{}" && exec "$@""#, folder.path().display());
     let output = unshared(&script, "disk::a_run_that_fills_a_disk", folder.path()).output();
     let output = output.unwrap();
     assert_done(&output);

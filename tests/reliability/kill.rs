@@ -65,10 +65,8 @@ fn a_run_killed_at_100_moments_is_the_undisturbed_run() {
 
 /// Starts the run, kills it at a random moment if told to, and says whether it came to its end before.
 fn run(folder: &Path, draws: &mut Stream, kill: bool) -> bool {
-    let mut child = tiny::process("kill::a_run_to_be_killed", folder)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        tiny::process("kill::a_run_to_be_killed", folder).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     if kill {
         // Some steps, and then up to some more: on the way to its first step as often as amid a write.
@@ -91,7 +89,8 @@ fn compare(folder: &Path, expected: &State) {
     let last = Checkpoint::read(checkpoints.join("checkpoint-000500.safetensors")).unwrap();
     State::in_checkpoint(&last).assert_is(expected, "the killed run");
     assert_eq!(rows(&read_history_csv(folder.join("history.csv")).unwrap()), expected.rows);
-    for (network, file) in [("generator", "generator.safetensors"), ("critic", "critic.safetensors")]
+    for (network, file) in
+        [("generator", "generator.safetensors"), ("critic", "critic.safetensors")]
     {
         let tensors = candle_core::safetensors::load(folder.join(file), &Device::Cpu).unwrap();
         assert!(!tensors.is_empty());

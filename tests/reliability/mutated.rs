@@ -66,7 +66,8 @@ impl Damage {
             }
             Self::Replace(from, to) => {
                 let end = 8 + header_len(&file);
-                if len >= end && end > 8
+                if len >= end
+                    && end > 8
                     && let Some(at) = (file[8..end].windows(from.len()))
                         .position(|window| window == from.as_bytes())
                 {
@@ -285,10 +286,26 @@ impl Edit {
 fn edit() -> impl Strategy<Value = Edit> {
     let index = any::<Index>;
     let value = select(vec![
-        "0", "-1", "-0.0", "1e999", "-1e308", "18446744073709551616", "9007199254740993",
-        "null", "true", "\"x\"", "[]", "{}", "[[[[", "NaN", "\"\\ud800\"", "0.999999999999", "3",
+        "0",
+        "-1",
+        "-0.0",
+        "1e999",
+        "-1e308",
+        "18446744073709551616",
+        "9007199254740993",
+        "null",
+        "true",
+        "\"x\"",
+        "[]",
+        "{}",
+        "[[[[",
+        "NaN",
+        "\"\\ud800\"",
+        "0.999999999999",
+        "3",
     ]);
-    let part = select(vec!["{", "}", "[", "]", ",", ":", "\"", "\\", "0", "\"seed\": 1,", "\u{feff}"]);
+    let part =
+        select(vec!["{", "}", "[", "]", ",", ":", "\"", "\\", "0", "\"seed\": 1,", "\u{feff}"]);
     prop_oneof![
         2 => (index(), any::<u8>()).prop_map(|(at, byte)| Edit::Byte(at, byte)),
         1 => index().prop_map(Edit::Cut),

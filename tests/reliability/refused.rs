@@ -14,8 +14,8 @@ use super::tiny::{self, State, Tiny};
 
 /// The checkpoints of steps 2, 4 and 6.
 fn run(folder: &Path) {
-    let mut trainer = tiny::trainer(tiny::settings())
-        .with_checkpoints(Checkpoints::new(folder).every_steps(2));
+    let mut trainer =
+        tiny::trainer(tiny::settings()).with_checkpoints(Checkpoints::new(folder).every_steps(2));
     trainer.fit_until(&tiny::data(), 6).unwrap();
 }
 
@@ -46,7 +46,10 @@ fn another_configuration_is_refused_by_field() {
         assert_refused(tiny::trainer(config), &path, parts);
     };
     refused(TrainConfig { seed: 10, ..base.clone() }, &["seed is 10, in the checkpoint 9"]);
-    refused(TrainConfig { batch_size: 5, ..base.clone() }, &["batch_size is 5, in the checkpoint 4"]);
+    refused(
+        TrainConfig { batch_size: 5, ..base.clone() },
+        &["batch_size is 5, in the checkpoint 4"],
+    );
     refused(TrainConfig { n_critic: 3, ..base.clone() }, &["n_critic is 3, in the checkpoint 2"]);
     refused(
         TrainConfig { lipschitz: Lipschitz::Clip { c: 0.01 }, seed: 8, ..base.clone() },

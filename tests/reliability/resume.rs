@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
 use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor};
 use std::collections::BTreeMap;
 use wgan::checkpoint::{Best, Checkpoints};
 use wgan::data::TensorDataset;

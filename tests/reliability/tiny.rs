@@ -72,10 +72,14 @@ impl State {
             return Some(format!("steps {:?} and {:?}", self.steps, other.steps));
         }
         let names = self.tensors.keys().chain(other.tensors.keys());
-        let tensor = names.into_iter().find(|&name| self.tensors.get(name) != other.tensors.get(name));
+        let tensor =
+            names.into_iter().find(|&name| self.tensors.get(name) != other.tensors.get(name));
         let row = || {
             let pairs = self.rows.iter().zip(&other.rows);
-            pairs.into_iter().find(|(a, b)| a != b).map(|(a, _)| format!("the row of step {}", a[0]))
+            pairs
+                .into_iter()
+                .find(|(a, b)| a != b)
+                .map(|(a, _)| format!("the row of step {}", a[0]))
         };
         let lengths = || {
             let lengths = [self.rows.len(), other.rows.len()];
