@@ -160,6 +160,8 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizers::ParameterGroup;
+    use crate::schedules::RateSchedule;
 
     #[test]
     fn json_round_trip_with_defaults_and_unknown_fields() {
@@ -176,6 +178,41 @@ mod tests {
         let short =
             r#"{"lipschitz": {"strategy": "clip"}, "critic_optimizer": {"optimizer": "rms_prop"}}"#;
         assert_eq!(serde_json::from_str::<TrainConfig>(short).unwrap(), TrainConfig::wgan());
+        // What version 0.1 wrote, with a number for `n_critic` and without what has come since.
+        let old = r#"{"seed": 0, "batch_size": 64, "n_critic": 5, "generator_steps": 10000,
+            "lipschitz": {"strategy": "clip", "c": 0.01},
+            "critic_optimizer": {"optimizer": "rms_prop", "learning_rate": 5e-5, "alpha": 0.99, "eps": 1e-8},
+            "generator_optimizer": {"optimizer": "rms_prop", "learning_rate": 5e-5, "alpha": 0.99, "eps": 1e-8}}"#;
+        assert_eq!(serde_json::from_str::<TrainConfig>(old).unwrap(), TrainConfig::wgan());
+        let new = r#"{"n_critic_schedule": {"schedule": "authors_code"}, "ema": {"decay": 0.99},
+            "generator_updates": {"schedule": {"schedule": "cosine", "until": 900}, "warm_up": 10,
+                "groups": [{"names": "*.bias", "learning_rate": 0.1}], "clip_norm": 1.0},
+            "stop": {"patience": 50}}"#;
+        let expected = TrainConfig {
+            n_critic_schedule: NCriticSchedule::authors_code(),
+            ema: Some(Ema::new(0.99)),
+            generator_updates: UpdateConfig {
+                schedule: RateSchedule::cosine(0, 900),
+                warm_up: 10,
+                groups: vec![ParameterGroup::new("*.bias").learning_rate(0.1)],
+                clip_norm: Some(1.0),
+                ..Default::default()
+            },
+            stop: StopConfig { patience: Some(50), ..Default::default() },
+            ..TrainConfig::wgan()
+        };
+        let read = serde_json::from_str::<TrainConfig>(new).unwrap();
+        assert_eq!(read, expected);
+        let text = serde_json::to_string(&read).unwrap();
+        assert_eq!(serde_json::from_str::<TrainConfig>(&text).unwrap(), expected);
+        for typo in [
+            r#"{"ema": {"decays": 0.9}}"#,
+            r#"{"stop": {"epoch": 1}}"#,
+            r#"{"critic_updates": {"clip": 1}}"#,
+            r#"{"critic_updates": {"groups": [{"names": "a", "lr": 1}]}}"#,
+        ] {
+            assert!(serde_json::from_str::<TrainConfig>(typo).is_err(), "{typo}");
+        }
         let typo = serde_json::from_str::<TrainConfig>(r#"{"n_critics": 3}"#).unwrap_err();
         assert!(typo.to_string().contains("n_critics"), "{typo}");
     }
@@ -201,6 +238,21 @@ mod tests {
             (lipschitz(gp(10.0, -1.0)), "lipschitz.target is -1"),
             (lipschitz(div(0.0, 6.0)), "lipschitz.k is 0"),
             (lipschitz(div(2.0, 0.5)), "lipschitz.p is 0.5"),
+            (TrainConfig { ema: Some(Ema::new(1.0)), ..base.clone() }, "ema.decay is 1"),
+            (
+                TrainConfig {
+                    stop: StopConfig { window: 0, ..Default::default() },
+                    ..base.clone()
+                },
+                "stop.window is 0",
+            ),
+            (
+                TrainConfig {
+                    generator_updates: UpdateConfig { clip_norm: Some(-1.0), ..Default::default() },
+                    ..base.clone()
+                },
+                "generator_updates.clip_norm is -1",
+            ),
             (critic(OptimizerConfig::rms_prop(0.0)), "critic_optimizer.learning_rate is 0"),
             (critic(OptimizerConfig::adam(1e-4, 1.0, 0.9)), "critic_optimizer.beta1 is 1"),
         ] {

@@ -1,6 +1,7 @@
 //! What the examples share: flags, settings, the digits, and what a run leaves in its folder.
 
 mod interrupt;
+mod long_run;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,12 +11,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, Command, Parser, ValueEnum};
+use long_run::LongRun;
 use serde::Serialize;
 use wgan::checkpoint::Checkpoints;
 use wgan::data::{TensorDataset, mnist};
 use wgan::files::FolderLock;
 use wgan::observers::{
-    ConfigJson, Every, HistoryCsv, LearningCurve, Progress, SampleGrid, Weights,
+    ConfigJson, Diagnostics, Every, HistoryCsv, LearningCurve, Progress, SampleGrid, Weights,
 };
 use wgan::optimizers::OptimizerConfig;
 use wgan::{Critic, Generator, ModelBuilder, TrainConfig, WganTrainer, files};
@@ -85,14 +87,17 @@ pub struct Flags {
     /// Also write this many generated images, at most a million, to samples.safetensors
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     samples: Option<u64>,
+
+    #[command(flatten)]
+    long_run: LongRun,
 }
 
 /// Reads the flags, runs the example and prints its error, if any, in one line.
 pub fn main<A: Parser>(defaults: &Defaults, run: impl FnOnce(&A) -> Result<()>) -> ExitCode {
+    // The library says through `tracing` what goes wrong in a run; a program chooses where that goes.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time().init();
     let mut matches = defaults.show(A::command()).get_matches();
     let arguments = A::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
-    // The library says what is amiss in a run; whoever uses it decides where that goes.
-    tracing_subscriber::fmt().without_time().with_target(false).with_writer(std::io::stderr).init();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<interrupt::Interrupted>() => {
@@ -167,6 +172,8 @@ pub struct Run<'a> {
     pub config: TrainConfig,
     /// The training digits, `(1, 28, 28)` from -1 to 1.
     pub digits: TensorDataset,
+    /// The test digits, where diagnostics are asked for and they are there.
+    held_out: Option<TensorDataset>,
 }
 
 /// What `config.json` holds.
@@ -191,9 +198,18 @@ impl<'a> Run<'a> {
             generator_steps: flags.generator_steps.unwrap_or(defaults.generator_steps),
             ..defaults
         };
+        let config = flags.long_run.apply(config);
         config.check()?;
         let lock = FolderLock::acquire(&flags.out)?;
-        Ok(Self { flags, device, _lock: lock, config, digits: load_digits(&flags.data)? })
+        let digits = load_digits(&flags.data)?;
+        let test = mnist::Split::Test;
+        let held_out = match flags.long_run.diagnostics_every {
+            Some(_) if mnist::is_present(&flags.data, test) => {
+                Some(mnist::load(&flags.data, test)?)
+            }
+            _ => None,
+        };
+        Ok(Self { flags, device, _lock: lock, config, digits, held_out })
     }
 
     /// Makes models of the run's seed on its device.
@@ -246,6 +262,13 @@ impl<'a> Run<'a> {
             .observe(pictures, Weights::new(out))
             .observe(Every::Step, interrupt::observer()?)
             .with_checkpoints(self.checkpoints());
+        if let Some(steps) = self.flags.long_run.diagnostics_every {
+            let mut diagnostics = Diagnostics::new(out, self.digits.clone(), self.config.seed);
+            if let Some(held_out) = &self.held_out {
+                diagnostics = diagnostics.held_out(held_out.clone());
+            }
+            trainer = trainer.observe(Every::Steps(steps), diagnostics);
+        }
         if self.flags.resume {
             match trainer.resume()? {
                 Some(from) => {

@@ -20,6 +20,7 @@ pub(super) struct FakeModels {
     pub classes: Option<usize>,
     /// The critic's weights, in place of some numbers.
     pub weights: Option<Tensor>,
+    pub average: Option<Tensor>,
 }
 
 impl FakeModels {
@@ -31,6 +32,7 @@ impl FakeModels {
             steps: 0,
             classes: None,
             weights: None,
+            average: None,
         }
     }
 }
@@ -82,6 +84,11 @@ impl Models for FakeModels {
             critic_gradients: vec![("fc1".into(), 0.5)],
             generator_gradients: vec![("fc1".into(), 0.125), ("out".into(), f64::NAN)],
         })
+    }
+
+    fn average_tensors(&self) -> Option<BTreeMap<String, Tensor>> {
+        let average = self.average.as_ref()?;
+        Some(BTreeMap::from([("g.weight".into(), average.clone())]))
     }
 
     fn generator_tensors(&self) -> BTreeMap<String, Tensor> {

@@ -6,7 +6,7 @@
 //! | observer | what it leaves behind |
 //! |---|---|
 //! | [`HistoryCsv`] | `history.csv` |
-//! | [`Weights`] | `generator.safetensors`, `critic.safetensors` |
+//! | [`Weights`] | `generator.safetensors`, `critic.safetensors`, `generator_ema.safetensors` |
 //! | [`ConfigJson`] | `config.json` |
 //! | [`Diagnostics`] | `diagnostics.csv` |
 //! | [`Watch`], which every trainer has | warnings, through `tracing` |

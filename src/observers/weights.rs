@@ -7,10 +7,10 @@ use crate::error::Result;
 use crate::files;
 
 /// Writes `generator.safetensors` and `critic.safetensors`, each over the one before, at its interval and at
-/// the end of the run.
+/// the end of the run; beside them `generator_ema.safetensors`, the generator's moving average, where that is on.
 ///
 /// They hold all parameters and buffers by name. Each file is replaced whole or not at all; where the process
-/// is killed between the two, they are one interval apart.
+/// is killed between them, they are one interval apart.
 ///
 /// ```
 /// use wgan::observers::{Every, Weights};
@@ -33,6 +33,7 @@ impl Weights {
 impl Observer for Weights {
     fn prepare(&mut self, _models: &dyn Models) -> Result<()> {
         files::ensure_replaceable(&self.folder.join("generator.safetensors"))?;
+        files::ensure_replaceable(&self.folder.join("generator_ema.safetensors"))?;
         files::ensure_replaceable(&self.folder.join("critic.safetensors"))
     }
 
@@ -94,6 +95,18 @@ mod tests {
             assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
         }
         Ok(())
+    }
+
+    #[test]
+    fn the_average_has_a_file_of_its_own() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let average = Some(Tensor::new(&[1f32, 2.0], &Device::Cpu)?);
+        let models = FakeModels { average, ..FakeModels::new(DType::F32) };
+        let mut observer = Weights::new(folder.path());
+        observer.prepare(&models)?;
+        with_snapshot(&[record(1)], &models, |s| observer.on_step(s))?;
+        let file = folder.path().join("generator_ema.safetensors");
+        assert_holds(&file, &models.average_tensors().unwrap())
     }
 
     #[test]

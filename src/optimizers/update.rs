@@ -9,6 +9,7 @@ use wildmatch::WildMatch;
 
 use super::Optimizer;
 use crate::error::{Error, Result};
+use crate::ops::first_non_finite;
 use crate::parameters::Parameters;
 use crate::schedules::RateSchedule;
 
@@ -212,6 +213,22 @@ pub(crate) fn tensor_norm(x: &Tensor) -> Result<f64> {
     Ok(largest * number(x.affine(largest.recip(), 0.0)?.sqr()?.sum_all()?)?.sqrt())
 }
 
+/// Holds the parameters to be finite after an update, which overflows where a learning rate is beyond all measure.
+fn finite(parameters: &Parameters, step: u64) -> Result<()> {
+    for (name, parameter) in parameters.trained() {
+        if let Some(value) = first_non_finite(parameter)? {
+            return Err(Error::NonFinite {
+                step: step + 1,
+                quantity: format!("the parameter {name} after its update"),
+                value,
+                first: None,
+                cause: "the update overflows: lower the learning rate".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The learning rates and weight decays of one step.
 ///
 /// The default changes nothing: every parameter has the optimiser's own.
@@ -297,7 +314,8 @@ impl Updater {
         let factor = self.factor(step)?;
         self.config.clip(parameters, &mut gradients)?;
         let rates = Rates::new(factor, &self.config.groups);
-        self.optimizer.step(parameters, &gradients, &rates)
+        self.optimizer.step(parameters, &gradients, &rates)?;
+        finite(parameters, step)
     }
 
     fn factor(&self, step: u64) -> Result<f64> {

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use candle_core::backprop::GradStore;
 use candle_core::{Tensor, TensorId, Var};
 
 use super::WganTrainer;
-use super::report::Failure;
+use super::report::{CriticReport, Failure, finite_gradients};
 use crate::critic::{Critic, given};
 use crate::draws::{CriticDraws, GeneratorDraws};
 use crate::error::{Error, Result};
@@ -18,7 +19,31 @@ use crate::ops::first_non_finite;
 use crate::parameters::{Parameters, layer_of};
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    pub(super) fn located_in_critic_step(&self, failure: Failure, draws: &CriticDraws) -> Error {
+    /// The critic's gradients, held to be finite like the terms of the loss.
+    pub(super) fn critic_gradients(
+        &self,
+        report: &CriticReport,
+        loss: &Tensor,
+        draws: &CriticDraws,
+    ) -> Result<GradStore> {
+        let parameters = self.critic.parameters();
+        (report.check(self.step(), &self.config).map_err(Failure::from))
+            .and_then(|()| finite_gradients("the critic loss", loss, parameters, self.step()))
+            .map_err(|failure| self.located_in_critic_step(failure, draws))
+    }
+
+    /// The generator's gradients, held to be finite like the loss.
+    pub(super) fn generator_gradients(
+        &self,
+        loss: &Tensor,
+        draws: &GeneratorDraws,
+    ) -> Result<GradStore> {
+        let parameters = self.generator.parameters();
+        finite_gradients("the generator loss", loss, parameters, self.step())
+            .map_err(|failure| self.located_in_generator_step(failure, draws))
+    }
+
+    fn located_in_critic_step(&self, failure: Failure, draws: &CriticDraws) -> Error {
         let CriticDraws { real, latent, labels, .. } = draws;
         let labels = labels.as_ref();
         failure.located(|gradients| {
@@ -37,11 +62,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         })
     }
 
-    pub(super) fn located_in_generator_step(
-        &self,
-        failure: Failure,
-        draws: &GeneratorDraws,
-    ) -> Error {
+    fn located_in_generator_step(&self, failure: Failure, draws: &GeneratorDraws) -> Error {
         let labels = draws.labels.as_ref();
         failure.located(|gradients| {
             let (found, fake) = self.look_at_generator(&draws.latent, labels)?;

@@ -9,7 +9,6 @@ mod resume;
 mod view;
 
 pub use report::{CriticReport, GeneratorReport};
-use report::{finite_gradients, finite_parameters};
 
 use std::path::PathBuf;
 
@@ -208,14 +207,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let penalty = lipschitz.penalty(&*critic, real, &fake, epsilon.as_ref())?;
         let loss = critic_loss(&estimate, penalty.as_ref())?;
         let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
-        let gradients = (report.check(self.step(), &self.config).map_err(Into::into))
-            .and_then(|()| {
-                let parameters = self.critic.parameters();
-                finite_gradients("the critic loss", &loss, parameters, self.step())
-            })
-            .map_err(|failure| self.located_in_critic_step(failure, draws))?;
+        let gradients = self.critic_gradients(&report, &loss, draws)?;
+
         self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
-        finite_parameters(self.critic.parameters(), self.step())?;
         lipschitz.constrain(self.critic.parameters())?;
         self.critic_steps += 1;
         Ok(report)
@@ -236,17 +230,14 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let scores = critic.scores_frozen(&probe.attach(&fake)?)?;
 
         let loss = generator_loss(&scores)?;
-        let gradients =
-            finite_gradients("the generator loss", &loss, self.generator.parameters(), self.step())
-                .map_err(|failure| self.located_in_generator_step(failure, &draws))?;
-        let report = GeneratorReport::read(&loss, &probe, latent.dim(0)?)?;
+        let gradients = self.generator_gradients(&loss, &draws)?;
+        let report = GeneratorReport::read(&loss, &probe, latent.dim(0)?, self.step())?;
 
         self.generator_updates.step(
             self.generator.parameters(),
             gradients,
             self.generator_steps,
         )?;
-        finite_parameters(self.generator.parameters(), self.step())?;
         self.generator_steps += 1;
         if let Some(average) = &mut self.average {
             average.follow(self.generator.parameters(), self.generator_steps)?;

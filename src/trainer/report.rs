@@ -55,12 +55,20 @@ pub struct GeneratorReport {
 
 impl GeneratorReport {
     /// `probe` has seen the gradient of the loss, which is -1 / batch times that of each score.
-    pub(super) fn read(loss: &Tensor, probe: &GradientProbe, batch: usize) -> Result<Self> {
+    pub(super) fn read(
+        loss: &Tensor,
+        probe: &GradientProbe,
+        batch: usize,
+        step: u64,
+    ) -> Result<Self> {
         let norm = probe.mean_norm().ok_or_else(|| Error::NotConnected {
             what: "the score".into(),
             on: "the generated samples: the critic's forward pass detaches them".into(),
         })?;
-        Ok(Self { loss: number(loss)?, gradient_norm: number(&norm)? * batch as f64 })
+        let gradient_norm = number(&norm)? * batch as f64;
+        let cause = "the critic is so steep that the length of its gradient overflows: lower its learning rate";
+        finite("the critic's gradient norm at the generated samples", gradient_norm, step, cause)?;
+        Ok(Self { loss: number(loss)?, gradient_norm })
     }
 }
 
@@ -123,18 +131,6 @@ pub(super) fn finite_gradients(
 }
 
 const RATE: &str = "a learning rate is too high, or the parameters or the data are not finite";
-
-/// Holds the parameters to be finite after an update, which overflows where a learning rate is beyond all measure.
-pub(super) fn finite_parameters(parameters: &Parameters, step: u64) -> Result<()> {
-    for (name, parameter) in parameters.trained() {
-        if let Some(value) = first_non_finite(parameter)? {
-            let cause = "the update overflows: lower the learning rate";
-            let quantity = format!("the parameter {name} after its update");
-            return Err(non_finite(&quantity, value, step, cause));
-        }
-    }
-    Ok(())
-}
 
 fn finite(quantity: &str, value: f64, step: u64, cause: &str) -> Result<()> {
     if value.is_finite() { Ok(()) } else { Err(non_finite(quantity, value, step, cause)) }
