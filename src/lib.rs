@@ -52,6 +52,7 @@
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
+//! | save a run and go on with it after a kill | [`checkpoint`], [`WganTrainer::resume`] |
 //! | watch a run | [`observers`], [`report`], [`diagnosis`] |
 //!
 //! Modules import only downwards: kernels, then operations on candle tensors, then second order, then layers, then models,
@@ -59,7 +60,9 @@
 #![deny(missing_docs, unsafe_code)]
 
 mod average;
+pub mod checkpoint;
 mod config;
+mod config_file;
 mod critic;
 pub mod data;
 mod device;

@@ -164,7 +164,7 @@ fn a_run_goes_on_as_if_a_failed_step_had_not_been() {
 #[test]
 fn what_is_not_finite_is_named() {
     fn assert_names(error: Error, step: u64, quantity: &str, origin: &str) {
-        let Error::NonFinite { step: at, quantity: what, value, first, cause } = &error else {
+        let Error::NonFinite { step: at, quantity: what, value, first, cause, .. } = &error else {
             panic!("{error}");
         };
         assert_eq!((*at, what.as_str(), first.as_deref()), (step, quantity, Some(origin)));

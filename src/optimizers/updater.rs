@@ -91,6 +91,7 @@ fn finite(parameters: &Parameters, step: u64) -> Result<()> {
                 value,
                 first: None,
                 cause: "the update overflows: lower the learning rate".into(),
+                checkpoint: None,
             });
         }
     }

@@ -19,26 +19,43 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// [`ended`](Self::ended) tells which it was.
     ///
     /// A second call goes on where the first ended: two calls of N steps equal one of 2 N, and observers see one
-    /// history. One that has nothing left to do, as a condition holds already, returns no record and calls no observer.
+    /// history. So does one after [`resume`](Self::resume) or [`restore`](Self::restore). One that has nothing left to do,
+    /// as a condition holds already, returns no record and calls no observer.
     ///
     /// # Errors
     /// Before the first step: [`Error::DatasetTooSmall`](crate::Error::DatasetTooSmall),
     /// [`Error::NonFiniteData`](crate::Error::NonFiniteData), [`Error::Shape`](crate::Error::Shape) for models
     /// that do not take the data, [`Error::BatchNormUnderPenalty`](crate::Error::BatchNormUnderPenalty), and
-    /// whatever an observer's start returns. Later: those of the steps and the observers.
+    /// whatever an observer's start returns; with checkpoints [`Error::FolderInUse`](crate::Error::FolderInUse),
+    /// [`Error::NewerCheckpoints`](crate::Error::NewerCheckpoints) for a folder of another run, and, after a resume,
+    /// [`Error::OtherRun`](crate::Error::OtherRun) for other data. Later: those of the steps, the observers and the last
+    /// checkpoint.
     pub fn fit<D: Dataset + ?Sized>(&mut self, data: &D) -> Result<History> {
+        self.fit_until(data, self.generator_steps.saturating_add(self.config.generator_steps))
+    }
+
+    /// Trains like [`fit`](Self::fit), but until this many generator steps are done in all: what a run that may have been
+    /// resumed calls.
+    ///
+    /// # Errors
+    /// Those of [`fit`](Self::fit).
+    pub fn fit_until<D: Dataset + ?Sized>(&mut self, data: &D, total: u64) -> Result<History> {
+        self.train(data, total).map_err(|error| self.naming_checkpoint(error))
+    }
+
+    fn train<D: Dataset + ?Sized>(&mut self, data: &D, total: u64) -> Result<History> {
         let mut batches = Loader::new(data, self.config.batch_size, self.config.seed)?;
         batches.seek(self.critic_steps);
         self.check_models(data)?;
         self.check_labels(data)?;
         data.ensure_finite()?;
-        let total = self.generator_steps.saturating_add(self.config.generator_steps);
         let epoch = batches.batches_per_epoch();
         let mut stop = Stop::new(self.config.stop, total, epoch, &self.history);
         self.ended = stop.reached(self.critic_steps);
         if self.ended.is_some() {
             return Ok(History::new());
         }
+        self.check_checkpoints(data)?;
         self.start_observers(total)?;
 
         let first = self.history.len();
@@ -63,7 +80,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             };
             self.history.push(record);
             stop.follow(&record);
-            self.ended = self.notify(total, n_critic, stop.reached(self.critic_steps))?;
+            let ended = self.notify(total, n_critic, stop.reached(self.critic_steps))?;
+            self.save_checkpoint(ended.as_ref())?;
+            self.ended = ended;
         }
         if let Some(ended) = &self.ended {
             tracing::info!(step = self.generator_steps, "the run ended: {ended}");

@@ -5,13 +5,17 @@ mod draws;
 mod fit;
 mod locate;
 mod report;
+mod resume;
 mod view;
 
 pub use report::{CriticReport, GeneratorReport};
 
+use std::path::PathBuf;
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::average::Average;
+use crate::checkpoint::{Checkpoints, DataIdentity};
 use crate::config::TrainConfig;
 use crate::critic::{Critic, given};
 use crate::diagnosis::{Diagnosis, diagnose};
@@ -75,6 +79,10 @@ pub struct WganTrainer<G, C> {
     classes: Option<usize>,
     history: History,
     ended: Option<Ended>,
+    checkpoints: Option<Checkpoints>,
+    data: Option<DataIdentity>,
+    /// The data of the checkpoint that the run was restored from, until a `fit` has seen it.
+    expected_data: Option<(PathBuf, DataIdentity)>,
     generator_steps: u64,
     critic_steps: u64,
 }
@@ -112,6 +120,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             config,
             history: History::new(),
             ended: None,
+            checkpoints: None,
+            data: None,
+            expected_data: None,
             device,
             dtype,
             generator_steps: 0,

@@ -94,9 +94,9 @@ impl Failure {
     /// more; where that fails too, it is not told.
     pub(super) fn located(self, find: impl FnOnce(&[String]) -> Result<Option<String>>) -> Error {
         match self.error {
-            Error::NonFinite { step, quantity, value, cause, first: None } => {
+            Error::NonFinite { step, quantity, value, cause, first: None, checkpoint } => {
                 let first = find(&self.gradients).ok().flatten();
-                Error::NonFinite { step, quantity, value, cause, first }
+                Error::NonFinite { step, quantity, value, cause, first, checkpoint }
             }
             other => other,
         }
@@ -138,5 +138,5 @@ fn finite(quantity: &str, value: f64, step: u64, cause: &str) -> Result<()> {
 
 fn non_finite(quantity: &str, value: f64, step: u64, cause: &str) -> Error {
     let (quantity, cause) = (quantity.into(), cause.into());
-    Error::NonFinite { step, quantity, value, first: None, cause }
+    Error::NonFinite { step, quantity, value, first: None, cause, checkpoint: None }
 }
