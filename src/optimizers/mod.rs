@@ -4,19 +4,24 @@
 //! rate's schedule, groups of parameters with rates of their own, clipping of gradients.
 
 mod adam;
+mod clip;
 mod config;
+mod rates;
 mod rmsprop;
 mod sgd;
 mod state;
 mod update;
+mod updater;
 
 pub use adam::Adam;
+pub(crate) use clip::tensor_norm;
 pub use config::OptimizerConfig;
+pub use rates::Rates;
 pub use rmsprop::RmsProp;
 pub use sgd::Sgd;
 pub use state::State;
-pub use update::{ParameterGroup, Rates, UpdateConfig};
-pub(crate) use update::{Updater, tensor_norm};
+pub use update::{ParameterGroup, UpdateConfig};
+pub(crate) use updater::Updater;
 
 use std::collections::BTreeMap;
 

@@ -273,4 +273,3 @@ fn header(text: &str) -> Result<Header, String> {
     }
     Ok(header)
 }
-

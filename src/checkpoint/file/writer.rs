@@ -98,4 +98,3 @@ fn history_to_columns(history: &History) -> Vec<(String, Column)> {
     }
     columns
 }
-
