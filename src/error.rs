@@ -97,8 +97,12 @@ pub enum Error {
     /// A quantity became NaN or infinite during training.
     ///
     /// The optimiser has not been stepped with it: the parameters are those of the step before. (The running
-    /// statistics of a batch normalisation move with each forward pass, and so have moved.)
-    #[error("{quantity} is {value} at step {step}: {cause}")]
+    /// statistics of a batch normalisation move with each forward pass, and so have moved.) Only where it is the update
+    /// itself that overflows, and `quantity` a parameter after it, do the parameters hold it.
+    #[error(
+        "{quantity} is {value} at step {step}: {}{cause}{}",
+        first_in(first.as_deref()), last_good(checkpoint.as_deref())
+    )]
     NonFinite {
         /// The generator step, counted from 1, during which it arose.
         step: u64,
@@ -106,8 +110,14 @@ pub enum Error {
         quantity: String,
         /// Its value: NaN or an infinity.
         value: f64,
+        /// Where it arose, such as `the critic's layer fc2`: in a forward pass the first layer whose parameters, output or
+        /// activation are not finite, in a backward pass the last; or the batch that was not finite to begin with. `None`
+        /// where that cannot be told.
+        first: Option<String>,
         /// The likely cause, and what usually helps.
         cause: String,
+        /// The newest checkpoint of the run, where it has any: one from before.
+        checkpoint: Option<PathBuf>,
     },
 
     /// A trainable parameter received no gradient, so the loss does not depend on it.
@@ -177,6 +187,55 @@ pub enum Error {
         problem: String,
     },
 
+    /// A checkpoint is whole but of another run; nothing was taken from it.
+    #[error("{}: is a checkpoint of another run: {}", path.display(), differences.join("; "))]
+    OtherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs, each with both values.
+        differences: Vec<String>,
+    },
+
+    /// None of the checkpoints in a folder can be used.
+    #[error(
+        "{}: no checkpoint here can be used: {}; expected at least one that is whole and of this run",
+        folder.display(),
+        refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    NoGoodCheckpoint {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with each of them, newest first.
+        refused: Vec<Error>,
+    },
+
+    /// A folder holds checkpoints that a run would make again.
+    #[error(
+        "{}: holds a checkpoint of step {newest}, which this run, at step {steps_done}, would make again; resume \
+         from it, choose another folder, or move it away",
+        folder.display()
+    )]
+    NewerCheckpoints {
+        /// The folder.
+        folder: PathBuf,
+        /// The generator step of the newest one.
+        newest: u64,
+        /// The generator steps that the trainer has done.
+        steps_done: u64,
+    },
+
+    /// Another run writes into the same folder.
+    #[error(
+        "{}: is in use by another run{}; expected a folder for each run of its own",
+        path.display(), holder.map_or(String::new(), |pid| format!(", process {pid}"))
+    )]
+    FolderInUse {
+        /// The folder.
+        path: PathBuf,
+        /// The number of the other run's process, where it is known.
+        holder: Option<u32>,
+    },
+
     /// A file or folder could not be read or written.
     #[error("{}: {action} failed: {error}", path.display())]
     Io {
@@ -187,6 +246,15 @@ pub enum Error {
         /// The operating system's error; part of the message, and so not repeated as a source.
         error: std::io::Error,
     },
+}
+
+fn first_in(first: Option<&str>) -> String {
+    first.map_or_else(String::new, |first| format!("it arose in {first}; "))
+}
+
+fn last_good(checkpoint: Option<&Path>) -> String {
+    checkpoint
+        .map_or(String::new(), |path| format!("; the last good checkpoint is {}", path.display()))
 }
 
 impl Error {

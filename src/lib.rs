@@ -48,20 +48,26 @@
 //! | build one from layers | [`layers`] |
 //! | take a ready-made one | [`zoo`] |
 //! | build from a seed, save and load weights | [`ModelBuilder`], [`Network`], [`Parameters`] |
-//! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`] |
+//! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`], [`schedules`], [`Ema`], [`stop`] |
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
-//! | watch a run | [`observers`], [`report`] |
+//! | save a run and go on with it after a kill | [`checkpoint`], [`WganTrainer::resume`] |
+//! | watch a run | [`observers`], [`report`], [`diagnosis`] |
 //!
 //! Modules import only downwards: kernels, then operations on candle tensors, then second order, then layers, then models,
 //! then losses and Lipschitz strategies, then the trainer; data and observers stand beside it.
 #![deny(missing_docs, unsafe_code)]
 
+mod average;
+pub mod checkpoint;
 mod config;
+mod config_file;
 mod critic;
 pub mod data;
 mod device;
+pub mod diagnosis;
+mod draws;
 mod error;
 pub mod files;
 mod generator;
@@ -79,21 +85,25 @@ mod parameters;
 pub mod random;
 #[cfg(feature = "report")]
 pub mod report;
+pub mod schedules;
 pub mod second_order;
+pub mod stop;
 pub mod testing;
 mod trainer;
 pub mod zoo;
 
+pub use average::Ema;
 pub use config::TrainConfig;
 pub use critic::{Critic, ModuleCritic};
 pub use device::device;
+pub use draws::{CriticDraws, GeneratorDraws};
 pub use error::{Error, Result};
 pub use generator::Generator;
 pub use lipschitz::{Lipschitz, PenaltyPoints, Sides};
 pub use network::{ModelBuilder, Network};
 pub use parameters::{InitScheme, Parameters};
 pub use second_order::Traced;
-pub use trainer::{CriticDraws, CriticReport, GeneratorDraws, GeneratorReport, WganTrainer};
+pub use trainer::{CriticReport, GeneratorReport, WganTrainer};
 
 /// The README's code, compiled by `cargo test`.
 #[cfg(all(doctest, feature = "report", feature = "idx"))]

@@ -33,6 +33,18 @@ impl<M> Network<M> {
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
+
+    /// Runs something with the values of an average, where there is one, in the model.
+    pub(crate) fn averaged<T>(
+        &self,
+        average: Option<&Parameters>,
+        run: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        match average {
+            Some(average) => self.parameters.with_values_of(average, run),
+            None => run(),
+        }
+    }
 }
 
 /// Builds models from a seed.

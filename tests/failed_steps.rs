@@ -15,8 +15,8 @@ use wgan::observers::{Every, callback};
 use wgan::optimizers::OptimizerConfig;
 use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
 use wgan::{
-    Critic, CriticDraws, Error, Generator, ModelBuilder, Network, Result, Traced, TrainConfig,
-    WganTrainer,
+    Critic, CriticDraws, Error, Generator, ModelBuilder, Network, Parameters, Result, Traced,
+    TrainConfig, WganTrainer,
 };
 
 const BATCH: usize = 4;
@@ -163,15 +163,16 @@ fn a_run_goes_on_as_if_a_failed_step_had_not_been() {
 /// Which quantity turned NaN, at which step, and why that may be.
 #[test]
 fn what_is_not_finite_is_named() {
-    fn assert_names(error: Error, step: u64, quantity: &str) {
-        let Error::NonFinite { step: at, quantity: what, value, cause } = &error else {
+    fn assert_names(error: Error, step: u64, quantity: &str, origin: &str) {
+        let Error::NonFinite { step: at, quantity: what, value, first, cause, .. } = &error else {
             panic!("{error}");
         };
-        assert_eq!((*at, what.as_str()), (step, quantity));
+        assert_eq!((*at, what.as_str(), first.as_deref()), (step, quantity, Some(origin)));
         assert!(!value.is_finite());
         assert!(cause.contains("learning rate"), "{cause}");
         let message = error.to_string();
-        assert!(message.contains(&format!("{quantity} is {value} at step {step}: ")), "{message}");
+        let expected = format!("{quantity} is {value} at step {step}: it arose in {origin}; ");
+        assert!(message.starts_with(&expected), "{message}");
     }
     for config in strategies() {
         let mut trainer = WganTrainer::new(generator(true), critic(), config).unwrap();
@@ -179,12 +180,190 @@ fn what_is_not_finite_is_named() {
             let CriticDraws { latent: z, epsilon, .. } = draws(1);
             let bad = CriticDraws::new(nan(&[BATCH, 2, 2]), z, epsilon);
             let error = trainer.critic_step(&bad).unwrap_err();
-            assert_names(error, step, "the Wasserstein estimate");
+            assert_names(error, step, "the Wasserstein estimate", "the real samples");
+            let CriticDraws { real, epsilon, .. } = draws(1);
+            let bad = CriticDraws::new(real, nan(&[BATCH, 3]), epsilon);
+            let error = trainer.critic_step(&bad).unwrap_err();
+            assert_names(error, step, "the Wasserstein estimate", "the latent points");
             let error = trainer.generator_step(nan(&[BATCH, 3])).unwrap_err();
-            assert_names(error, step, "the generator loss");
+            assert_names(error, step, "the generator loss", "the latent points");
             trainer.critic_step(&draws(step as usize)).unwrap();
             trainer.generator_step(latent(step as usize)).unwrap();
         }
+    }
+}
+
+/// Three layers of each model in turn made so large that their output, or their gradient, overflows.
+#[test]
+fn the_layer_where_it_arose_is_named() {
+    let build = ModelBuilder::new(0);
+    let networks = || {
+        let config = MlpGeneratorConfig {
+            latent_dim: 3,
+            hidden: vec![6, 5],
+            sample_shape: vec![2, 2],
+            ..Default::default()
+        };
+        let generator = build.generator(|vb| MlpGenerator::new(config, vb)).unwrap();
+        let config =
+            MlpCriticConfig { sample_shape: vec![2, 2], hidden: vec![5, 4], ..Default::default() };
+        (generator, build.critic(|vb| MlpCritic::new(config, vb)).unwrap())
+    };
+    let set = |parameters: &Parameters, name: &str, value: f32| {
+        let (_, var) = parameters.trained().find(|(known, _)| *known == name).unwrap();
+        var.set(&Tensor::full(value, var.dims(), &Device::Cpu).unwrap()).unwrap();
+    };
+    let origin = |error: Error| match error {
+        Error::NonFinite { first, .. } => first.expect("an origin"),
+        other => panic!("{other}"),
+    };
+    for config in strategies() {
+        for (layer, before) in [("fc1", None), ("fc2", Some("fc1")), ("fc3", Some("fc2"))] {
+            let (generator, critic) = networks();
+            set(critic.parameters(), &format!("{layer}.weight"), 3e38);
+            set(critic.parameters(), &format!("{layer}.bias"), 3e38);
+            if let Some(before) = before {
+                set(critic.parameters(), &format!("{before}.bias"), 10.0);
+            }
+            let mut trainer = WganTrainer::new(generator, critic, config.clone()).unwrap();
+            let expected = format!("the critic's layer {layer}");
+            assert_eq!(origin(trainer.critic_step(&draws(0)).unwrap_err()), expected);
+            assert_eq!(origin(trainer.generator_step(latent(0)).unwrap_err()), expected);
+
+            // A parameter that is none itself.
+            let (generator, critic) = networks();
+            set(critic.parameters(), &format!("{layer}.bias"), f32::NAN);
+            let mut trainer = WganTrainer::new(generator, critic, config.clone()).unwrap();
+            let expected = format!("the critic's parameter {layer}.bias");
+            assert_eq!(origin(trainer.critic_step(&draws(0)).unwrap_err()), expected);
+            assert_eq!(origin(trainer.generator_step(latent(0)).unwrap_err()), expected);
+        }
+        // The generator's last activation holds what its last layer does.
+        for layer in ["fc1", "fc2"] {
+            let (generator, critic) = networks();
+            set(generator.parameters(), &format!("{layer}.weight"), 3e38);
+            set(generator.parameters(), &format!("{layer}.bias"), f32::INFINITY);
+            let mut trainer = WganTrainer::new(generator, critic, config.clone()).unwrap();
+            let expected = format!("the generator's parameter {layer}.bias");
+            assert_eq!(origin(trainer.critic_step(&draws(0)).unwrap_err()), expected);
+            assert_eq!(origin(trainer.generator_step(latent(0)).unwrap_err()), expected);
+        }
+    }
+}
+
+/// A residual critic whose layers are named against the order of its forward pass.
+struct Residual {
+    first: Linear,
+    branch: Linear,
+    shortcut: Linear,
+    last: Linear,
+}
+
+impl Critic for Residual {
+    fn forward(&self, samples: &Traced) -> Result<Traced> {
+        let h = samples.flatten_from(1)?.apply(&self.first)?.leaky_relu(0.2)?;
+        let branch = h.apply(&self.branch)?.leaky_relu(0.2)?;
+        branch.add(&h.apply(&self.shortcut)?)?.leaky_relu(0.2)?.apply(&self.last)
+    }
+}
+
+#[test]
+fn the_order_is_that_of_the_forward_pass_and_not_of_the_names() {
+    for layer in ["z.first", "y.branch", "x.shortcut", "a.last"] {
+        let critic = ModelBuilder::new(0).critic(|vb| {
+            Ok(Residual {
+                first: linear(4, 5, vb.pp("z.first"))?,
+                branch: linear(5, 6, vb.pp("y.branch"))?,
+                shortcut: linear(5, 6, vb.pp("x.shortcut"))?,
+                last: linear(6, 1, vb.pp("a.last"))?,
+            })
+        });
+        let critic = critic.unwrap();
+        // Biases that make the next product overflow, with no help from the samples' signs.
+        for (name, var) in critic.parameters().trained() {
+            let value = match name.strip_prefix(layer) {
+                Some(_) => 3e38f32,
+                None if name.ends_with("bias") => 10.0,
+                None => 0.1,
+            };
+            var.set(&Tensor::full(value, var.dims(), &Device::Cpu).unwrap()).unwrap();
+        }
+        let mut trainer =
+            WganTrainer::new(generator(false), critic, settings(TrainConfig::wgan())).unwrap();
+        let error = trainer.critic_step(&draws(0)).unwrap_err();
+        let Error::NonFinite { first, .. } = &error else { panic!("{error}") };
+        assert_eq!(
+            first.as_deref(),
+            Some(format!("the critic's layer {layer}").as_str()),
+            "{error}"
+        );
+    }
+}
+
+/// A loss that is finite where its gradient is not: in a backward pass the layer is the one nearest the loss.
+#[test]
+fn the_layer_where_a_gradient_overflows_is_named() {
+    let config = settings(TrainConfig::wgan());
+    let trainer = |values: [(&str, f32); 6]| {
+        let critic =
+            MlpCriticConfig { sample_shape: vec![2, 2], hidden: vec![5, 4], ..Default::default() };
+        let critic = ModelBuilder::new(0).critic(|vb| MlpCritic::new(critic, vb)).unwrap();
+        for ((name, var), (expected, value)) in critic.parameters().trained().zip(values) {
+            assert_eq!(name, expected);
+            var.set(&Tensor::full(value, var.dims(), &Device::Cpu).unwrap()).unwrap();
+        }
+        WganTrainer::new(generator(false), critic, config.clone()).unwrap()
+    };
+    let assert_says = |error: Error, quantity: &str, origin: &str| {
+        let Error::NonFinite { quantity: what, first, .. } = &error else { panic!("{error}") };
+        assert_eq!((what.as_str(), first.as_deref()), (quantity, Some(origin)), "{error}");
+    };
+    // 1e25 * 1e25 on the way back to the first layer; forward, 1e-30 * 1e25 * 1e25.
+    let mut first = trainer([
+        ("fc1.bias", 0.0),
+        ("fc1.weight", 1e-30),
+        ("fc2.bias", 0.0),
+        ("fc2.weight", 1e25),
+        ("fc3.bias", 0.0),
+        ("fc3.weight", 1e25),
+    ]);
+    let before = models(&first);
+    let error = first.critic_step(&draws(0)).unwrap_err();
+    assert_says(error, "the gradient of fc1.bias", "the critic's layer fc1");
+    let Error::NonFinite { first: origin, .. } = first.generator_step(latent(0)).unwrap_err()
+    else {
+        panic!("another error")
+    };
+    assert_eq!(origin.as_deref(), Some("the critic's gradient at the generated samples"));
+    assert_eq!(models(&first), before);
+    // 1e10 * 1e30 in the second layer's own gradient.
+    let mut second = trainer([
+        ("fc1.bias", 1e10),
+        ("fc1.weight", 1e-3),
+        ("fc2.bias", 0.0),
+        ("fc2.weight", 1e-37),
+        ("fc3.bias", 0.0),
+        ("fc3.weight", 1e30),
+    ]);
+    let error = second.critic_step(&draws(0)).unwrap_err();
+    assert_says(error, "the gradient of fc2.weight", "the critic's layer fc2");
+}
+
+/// An update that overflows is found at its own step, not at the next.
+#[test]
+fn an_update_that_overflows_is_found_at_its_step() {
+    let endless = OptimizerConfig::sgd(1e300, 0.0);
+    for base in strategies() {
+        let config = TrainConfig { critic_optimizer: endless, ..base.clone() };
+        let mut trainer = WganTrainer::new(generator(false), critic(), config).unwrap();
+        let error = trainer.critic_step(&draws(0)).unwrap_err();
+        assert!(error.to_string().contains("after its update is"), "{error}");
+        let config = TrainConfig { generator_optimizer: endless, ..base };
+        let mut trainer = WganTrainer::new(generator(false), critic(), config).unwrap();
+        trainer.critic_step(&draws(0)).unwrap();
+        let error = trainer.generator_step(latent(0)).unwrap_err();
+        assert!(error.to_string().contains("after its update is"), "{error}");
+        assert_eq!(trainer.steps(), 0);
     }
 }
 

@@ -1,29 +1,49 @@
-//! Optimisers against `torch.optim`, over 50 steps with gradients of every size from 1e-8 to 10.
+//! Optimisers against `torch.optim`, over 500 steps with gradients of every size from 1e-8 to 10.
 //!
 //! A wrong program would leave out a bias correction, put eps inside the root (which the small gradients show), or
 //! let a step that fails change a parameter, its own averages or its own counter.
 
 mod support;
 
+use std::collections::BTreeMap;
+
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use support::{Reference, assert_close, bits, distance};
-use wgan::optimizers::{Optimizer, OptimizerConfig};
+use wgan::optimizers::{Optimizer, OptimizerConfig, Rates};
 use wgan::{Error, Parameters};
 
-const SETTINGS: [(&str, OptimizerConfig); 5] = [
-    ("rmsprop_099", OptimizerConfig::RmsProp { learning_rate: 1e-2, alpha: 0.99, eps: 1e-8 }),
-    ("rmsprop_09", OptimizerConfig::RmsProp { learning_rate: 1e-2, alpha: 0.9, eps: 1e-8 }),
-    ("adam_0_09", adam(0.0, 0.9)),
-    ("adam_05_0999", adam(0.5, 0.999)),
-    ("adam_09_0999", adam(0.9, 0.999)),
+const SETTINGS: [(&str, OptimizerConfig); 15] = [
+    ("rmsprop_099", rms_prop(0.99, 0.0, false, 0.0)),
+    ("rmsprop_09", rms_prop(0.9, 0.0, false, 0.0)),
+    ("rmsprop_momentum", rms_prop(0.9, 0.7, false, 0.0)),
+    ("rmsprop_centered", rms_prop(0.9, 0.0, true, 0.0)),
+    ("rmsprop_centered_momentum", rms_prop(0.9, 0.7, true, 0.0)),
+    ("rmsprop_decay", rms_prop(0.9, 0.0, false, 0.1)),
+    ("adam_0_09", OptimizerConfig::adam(1e-2, 0.0, 0.9)),
+    ("adam_05_0999", OptimizerConfig::adam(1e-2, 0.5, 0.999)),
+    ("adam_09_0999", OptimizerConfig::adam(1e-2, 0.9, 0.999)),
+    ("adamw", OptimizerConfig::adam_w(1e-2, 0.5, 0.999, 0.1)),
+    ("sgd", OptimizerConfig::sgd(1e-2, 0.0)),
+    ("sgd_decay", sgd(0.0, 0.0, false, 0.1)),
+    ("sgd_momentum", OptimizerConfig::sgd(1e-2, 0.9)),
+    ("sgd_dampening", sgd(0.9, 0.3, false, 0.0)),
+    ("sgd_nesterov", sgd(0.9, 0.0, true, 0.0)),
 ];
 
-const fn adam(beta1: f64, beta2: f64) -> OptimizerConfig {
-    OptimizerConfig::Adam { learning_rate: 1e-2, beta1, beta2, eps: 1e-8 }
+const fn rms_prop(alpha: f64, momentum: f64, centered: bool, weight_decay: f64) -> OptimizerConfig {
+    let (learning_rate, eps) = (1e-2, 1e-8);
+    OptimizerConfig::RmsProp { learning_rate, alpha, eps, momentum, centered, weight_decay }
 }
 
-const STEPS: [usize; 4] = [1, 2, 10, 50];
+const fn sgd(momentum: f64, dampening: f64, nesterov: bool, weight_decay: f64) -> OptimizerConfig {
+    let learning_rate = 1e-2;
+    OptimizerConfig::Sgd { learning_rate, momentum, dampening, nesterov, weight_decay }
+}
+
+/// The file has 50 gradients of each parameter, which come round and round.
+const GRADIENTS: usize = 50;
+const STEPS: [usize; 5] = [1, 2, 10, 50, 500];
 
 fn parameters(reference: &Reference, dtype: DType) -> Parameters {
     let var = |name: &str| {
@@ -45,7 +65,7 @@ fn gradients(
     let mut store = GradStore::default();
     for (name, var) in parameters.trained().filter(|(name, _)| names.contains(name)) {
         let gradient = reference.as_type(&format!("grads.{name}"), var.dtype());
-        store.insert(var, gradient.get(step).unwrap());
+        store.insert(var, gradient.get(step % GRADIENTS).unwrap());
     }
     store
 }
@@ -65,9 +85,9 @@ fn run(
     let reference = Reference::read("optimizers.safetensors");
     let parameters = parameters(&reference, dtype);
     let mut optimizer = config.build();
-    for step in 0..50 {
+    for step in 0..500 {
         let gradients = gradients(&reference, &parameters, step, &["a", "b"]);
-        optimizer.step(&parameters, &gradients).unwrap();
+        optimizer.step(&parameters, &gradients, &Rates::default()).unwrap();
         each(&reference, &parameters, optimizer.as_mut(), step + 1);
     }
     let (_, buffer) = parameters.buffers().next().unwrap();
@@ -75,7 +95,7 @@ fn run(
 }
 
 #[test]
-fn fifty_steps_in_f64() {
+fn every_step_in_f64() {
     for (setting, config) in SETTINGS {
         run(config, DType::F64, |reference, parameters, _, step| {
             if !STEPS.contains(&step) {
@@ -85,24 +105,95 @@ fn fifty_steps_in_f64() {
                 let expected = reference.get(&format!("{setting}.after_{step}.{name}"));
                 assert_close(var, expected, 1e-12, &format!("{setting}: {name} after {step}"));
             }
-            // No setting passes for another. After one step all Adams are one.
+            // No setting passes for another. After one step a momentum has not been felt, and all Adams are one.
+            let family = |setting: &str| setting.split('_').next().unwrap().to_owned();
             for (other, _) in SETTINGS.iter().filter(|(other, _)| *other != setting) {
-                let alike = step == 1 && setting.starts_with("adam") && other.starts_with("adam");
+                let alike = step == 1 && family(setting) == family(other);
                 let away = away(reference, parameters, other, step);
-                assert!(alike || away > 1e-4, "{setting} and {other}: {away}");
+                assert!(alike || away > 1e-4, "{setting} and {other} after {step}: {away}");
             }
         });
     }
 }
 
-/// In f32 to 1e-5 of the largest element.
+/// What an optimiser remembers, under PyTorch's names for it.
 #[test]
-fn fifty_steps_in_f32() {
+fn the_state_is_pytorchs() {
+    for (setting, config) in SETTINGS {
+        run(config, DType::F64, |reference, _, optimizer, step| {
+            if step != 500 {
+                return;
+            }
+            let mut state = optimizer.state().unwrap();
+            assert_eq!(state.remove("step").unwrap().to_scalar::<i64>().unwrap(), 500);
+            let expected = reference.below(&format!("{setting}.state"));
+            assert_eq!(state.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+            for (name, tensor) in &state {
+                assert_close(tensor, &expected[name], 1e-12, &format!("{setting}: {name}"));
+            }
+        });
+    }
+}
+
+/// An optimiser that takes up another's state goes on as that one would have, to the bit; refused, it is as it was.
+#[test]
+fn a_loaded_state_goes_on_to_the_bit() {
+    let reference = Reference::read("optimizers.safetensors");
+    for (setting, config) in SETTINGS {
+        for dtype in [DType::F32, DType::F64] {
+            for saved_after in [0, 1, 7] {
+                let whole = parameters(&reference, dtype);
+                let mut optimizer = config.build();
+                let step = |parameters: &Parameters, o: &mut dyn Optimizer, step| {
+                    let gradients = gradients(&reference, parameters, step, &["a", "b"]);
+                    o.step(parameters, &gradients, &Rates::default()).unwrap();
+                };
+                (0..saved_after).for_each(|i| step(&whole, optimizer.as_mut(), i));
+
+                let copies: BTreeMap<String, Tensor> = (optimizer.state().unwrap().into_iter())
+                    .map(|(name, tensor)| (name, tensor.copy().unwrap()))
+                    .collect();
+                let resumed: Parameters = (whole.trained().chain(whole.buffers()))
+                    .map(|(name, var)| {
+                        let copy = var.copy().unwrap();
+                        (name.to_owned(), Var::from_tensor(&copy).unwrap())
+                    })
+                    .collect();
+                let mut other = config.build();
+                other.load_state(&resumed, &copies).unwrap();
+
+                for i in saved_after..saved_after + 5 {
+                    step(&whole, optimizer.as_mut(), i);
+                    step(&resumed, other.as_mut(), i);
+                }
+                assert_eq!(bits(&whole), bits(&resumed), "{setting} after {saved_after}");
+
+                let mut wrong = copies.clone();
+                wrong.insert("step".into(), Tensor::new(3i64, &candle_core::Device::Cpu).unwrap());
+                wrong.insert("exp_avg.c".into(), copies["step"].clone());
+                let error = other.load_state(&resumed, &wrong).unwrap_err();
+                assert!(
+                    matches!(&error, Error::Weights { unexpected, .. }
+                    if unexpected.contains(&"exp_avg.c".to_owned())),
+                    "{error}"
+                );
+                step(&whole, optimizer.as_mut(), 20);
+                step(&resumed, other.as_mut(), 20);
+                assert_eq!(bits(&whole), bits(&resumed), "{setting}, refused");
+            }
+        }
+    }
+}
+
+/// In f32 to 1e-5 of the largest element; over 500 steps to 2e-5, where PyTorch's own f32 is off by up to 9e-6.
+#[test]
+fn every_step_in_f32() {
     for (setting, config) in SETTINGS {
         run(config, DType::F32, |reference, parameters, _, step| {
             if STEPS.contains(&step) {
                 let away = away(reference, parameters, setting, step);
-                assert!(away < 1e-5, "{setting} after {step}: {away}");
+                let tolerance = if step > 50 { 2e-5 } else { 1e-5 };
+                assert!(away < tolerance, "{setting} after {step}: {away}");
             }
         });
     }
@@ -116,7 +207,8 @@ fn a_missing_gradient_is_named_and_changes_nothing() {
         for (present, missing) in [("a", "b"), ("b", "a")] {
             let refuse = |reference: &Reference, parameters: &Parameters, o: &mut dyn Optimizer| {
                 let before = bits(parameters);
-                let error = o.step(parameters, &gradients(reference, parameters, 7, &[present]));
+                let gradients = gradients(reference, parameters, 7, &[present]);
+                let error = o.step(parameters, &gradients, &Rates::default());
                 let error = error.unwrap_err();
                 assert!(matches!(&error, Error::MissingGradient { name } if name == missing));
                 assert!(error.to_string().contains(&format!("parameter {missing}")), "{error}");
@@ -150,7 +242,7 @@ fn a_gradient_need_not_be_contiguous() {
             let turned = store.remove(a).unwrap().t().unwrap().contiguous().unwrap().t().unwrap();
             assert!(!turned.is_contiguous());
             store.insert(a, turned);
-            optimizer.step(&parameters, &store).unwrap();
+            optimizer.step(&parameters, &store, &Rates::default()).unwrap();
         }
         let away = away(&reference, &parameters, setting, 2);
         assert!(away < 1e-12, "{setting}: {away}");
@@ -174,7 +266,7 @@ fn a_gradient_of_another_shape_or_type_is_refused() {
         ] {
             let mut store = gradients(&reference, &parameters, 0, &["b"]);
             store.insert(a, wrong);
-            let error = optimizer.step(&parameters, &store).unwrap_err();
+            let error = optimizer.step(&parameters, &store, &Rates::default()).unwrap_err();
             assert!(error.to_string().contains("the gradient of a"), "{setting}: {error}");
             assert_eq!(bits(&parameters), before);
         }

@@ -1,5 +1,8 @@
 //! What the examples share: flags, settings, the digits, and what a run leaves in its folder.
 
+mod interrupt;
+mod long_run;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,10 +11,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, Command, Parser, ValueEnum};
+use long_run::LongRun;
 use serde::Serialize;
+use wgan::checkpoint::Checkpoints;
 use wgan::data::{TensorDataset, mnist};
+use wgan::files::FolderLock;
 use wgan::observers::{
-    ConfigJson, Every, HistoryCsv, LearningCurve, Progress, SampleGrid, Weights,
+    ConfigJson, Diagnostics, Every, HistoryCsv, LearningCurve, Progress, SampleGrid, Weights,
 };
 use wgan::optimizers::OptimizerConfig;
 use wgan::{Critic, Generator, ModelBuilder, TrainConfig, WganTrainer, files};
@@ -45,9 +51,17 @@ pub struct Flags {
     #[arg(long, value_enum, required = false)]
     lipschitz: Strategy,
 
-    /// Generator steps to train for
+    /// Generator steps to train for, in all where a run is resumed
     #[arg(long, value_name = "N")]
     generator_steps: Option<u64>,
+
+    /// Write a checkpoint every so many generator steps, and at the end; the newest three are kept
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_every: Option<u64>,
+
+    /// Go on from the newest good checkpoint in the folder of --out; begin anew where there is none
+    #[arg(long)]
+    resume: bool,
 
     /// Images in each batch, real and generated
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -73,14 +87,23 @@ pub struct Flags {
     /// Also write this many generated images, at most a million, to samples.safetensors
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     samples: Option<u64>,
+
+    #[command(flatten)]
+    long_run: LongRun,
 }
 
 /// Reads the flags, runs the example and prints its error, if any, in one line.
 pub fn main<A: Parser>(defaults: &Defaults, run: impl FnOnce(&A) -> Result<()>) -> ExitCode {
+    // The library says through `tracing` what goes wrong in a run; a program chooses where that goes.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time().init();
     let mut matches = defaults.show(A::command()).get_matches();
     let arguments = A::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<interrupt::Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -102,7 +125,8 @@ impl Defaults {
         command
             .mut_arg("lipschitz", |flag| flag.default_value(self.lipschitz.name()))
             .mut_arg("generator_steps", |flag| {
-                flag.help(format!("Generator steps to train for [default: {steps}]"))
+                let what = "Generator steps to train for, in all where a run is resumed";
+                flag.help(format!("{what} [default: {steps}]"))
             })
             .mut_arg("out", |flag| flag.default_value(self.out))
     }
@@ -142,10 +166,14 @@ impl Strategy {
 pub struct Run<'a> {
     flags: &'a Flags,
     device: Device,
+    /// No other run may write into the folder meanwhile.
+    _lock: FolderLock,
     /// The settings that the flags and the example's defaults come to.
     pub config: TrainConfig,
     /// The training digits, `(1, 28, 28)` from -1 to 1.
     pub digits: TensorDataset,
+    /// The test digits, where diagnostics are asked for and they are there.
+    held_out: Option<TensorDataset>,
 }
 
 /// What `config.json` holds.
@@ -170,8 +198,18 @@ impl<'a> Run<'a> {
             generator_steps: flags.generator_steps.unwrap_or(defaults.generator_steps),
             ..defaults
         };
+        let config = flags.long_run.apply(config);
         config.check()?;
-        Ok(Self { flags, device, config, digits: load_digits(&flags.data)? })
+        let lock = FolderLock::acquire(&flags.out)?;
+        let digits = load_digits(&flags.data)?;
+        let test = mnist::Split::Test;
+        let held_out = match flags.long_run.diagnostics_every {
+            Some(_) if mnist::is_present(&flags.data, test) => {
+                Some(mnist::load(&flags.data, test)?)
+            }
+            _ => None,
+        };
+        Ok(Self { flags, device, _lock: lock, config, digits, held_out })
     }
 
     /// Makes models of the run's seed on its device.
@@ -196,6 +234,15 @@ impl<'a> Run<'a> {
         Ok(ConfigJson::new(&self.flags.out, &settings)?)
     }
 
+    /// The checkpoints that the flags ask for; without any, one is written where the run is interrupted.
+    fn checkpoints(&self) -> Checkpoints {
+        let checkpoints = Checkpoints::new(self.flags.out.join("checkpoints"));
+        match self.flags.checkpoint_every {
+            Some(steps) => checkpoints.every_steps(steps),
+            None => checkpoints.only_if_interrupted(),
+        }
+    }
+
     /// Trains on the digits; pictures are grids of `rows` by `columns`.
     pub fn train<G: Generator, C: Critic>(
         &self,
@@ -212,8 +259,28 @@ impl<'a> Run<'a> {
             .observe(Every::Step, HistoryCsv::new(out))
             .observe(pictures, SampleGrid::new(out, rows, columns, self.config.seed))
             .observe(pictures, LearningCurve::new(out, title))
-            .observe(pictures, Weights::new(out));
-        trainer.fit(&self.digits)?;
+            .observe(pictures, Weights::new(out))
+            .observe(Every::Step, interrupt::observer()?)
+            .with_checkpoints(self.checkpoints());
+        if let Some(steps) = self.flags.long_run.diagnostics_every {
+            let mut diagnostics = Diagnostics::new(out, self.digits.clone(), self.config.seed);
+            if let Some(held_out) = &self.held_out {
+                diagnostics = diagnostics.held_out(held_out.clone());
+            }
+            trainer = trainer.observe(Every::Steps(steps), diagnostics);
+        }
+        if self.flags.resume {
+            match trainer.resume()? {
+                Some(from) => {
+                    eprintln!("{}: going on after step {}", from.path.display(), from.step)
+                }
+                None => {
+                    eprintln!("{}: no checkpoint to resume from: beginning anew", out.display())
+                }
+            }
+        }
+        trainer.fit_until(&self.digits, self.config.generator_steps)?;
+        interrupt::check(&trainer)?;
 
         if let Some(count) = self.flags.samples {
             let samples = trainer.sample(count as usize)?;

@@ -68,7 +68,7 @@ pub trait Dataset {
     fn dtype(&self) -> DType;
 
     /// The samples with these indices, in this order, as `(indices.len(), ...sample_shape)` on the
-    /// CPU.
+    /// CPU: the same at every call, or a run is not reproducible and cannot be resumed.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] for an index outside `0..len`; whatever keeps the samples from

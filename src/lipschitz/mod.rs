@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 mod passes;
-mod penalty;
+pub(crate) mod penalty;
 
 use serde::{Deserialize, Serialize};
 

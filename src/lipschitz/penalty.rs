@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::second_order::Traced;
 
 /// epsilon * real + (1 - epsilon) * fake, one epsilon a sample, as a constant (WGAN-GP, Algorithm 1, line 6).
-pub(super) fn interpolates(
+pub(crate) fn interpolates(
     real: &Tensor,
     fake: &Tensor,
     epsilon: Option<&Tensor>,
@@ -34,7 +34,7 @@ pub(super) fn interpolates(
 
 /// Both batches one after the other, as a constant. They are of one size, so the mean over all of it is half
 /// the sum of the two means.
-pub(super) fn real_and_fake(real: &Tensor, fake: &Tensor) -> Result<Tensor> {
+pub(crate) fn real_and_fake(real: &Tensor, fake: &Tensor) -> Result<Tensor> {
     same_shape(real, fake)?;
     Ok(Tensor::cat(&[real, fake], 0)?.detach())
 }
@@ -43,7 +43,7 @@ pub(super) fn real_and_fake(real: &Tensor, fake: &Tensor) -> Result<Tensor> {
 ///
 /// The derivative of the root at 0 is infinite. A gradient of zero has norm 0 here, with derivative 0, as
 /// PyTorch's `norm` has it; every other value is exact, which an epsilon inside the root would not be.
-pub(super) fn norms(gradient: &Traced) -> Result<Traced> {
+pub(crate) fn norms(gradient: &Traced) -> Result<Traced> {
     let squares = gradient.flatten_from(1)?.sqr()?.sum(1)?;
     let zero = Traced::untracked(&squares.detach().eq(0.0)?.to_dtype(squares.dtype())?);
     squares.add(&zero)?.sqrt()?.mul(&zero.affine(-1.0, 1.0)?)

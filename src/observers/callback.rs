@@ -1,11 +1,11 @@
 //! A closure as an observer.
 
-use super::{Observer, Snapshot};
+use super::{Flow, Observer, Snapshot};
 use crate::error::Result;
 
 /// An observer that calls `f` after each step that its interval selects.
 ///
-/// An error from `f` ends the run.
+/// `f` returns nothing, or a [`Flow`] to end the run after this step; an error ends it with that error.
 ///
 /// ```
 /// use wgan::observers::{Observer, callback};
@@ -15,19 +15,31 @@ use crate::error::Result;
 ///     Ok(())
 /// });
 /// # let _: &mut dyn Observer = &mut observer;
+/// # drop(observer);
+/// use wgan::observers::Flow;
+/// let mut good_enough = callback(|snapshot| match snapshot.record.wasserstein_estimate {
+///     estimate if estimate < 0.1 => Ok(Flow::stop("the estimate is below 0.1")),
+///     _ => Ok(Flow::Continue),
+/// });
+/// # let _: &mut dyn Observer = &mut good_enough;
 /// ```
-pub fn callback<F>(f: F) -> impl Observer
+pub fn callback<F, R>(f: F) -> impl Observer
 where
-    F: FnMut(&Snapshot<'_>) -> Result<()>,
+    F: FnMut(&Snapshot<'_>) -> Result<R>,
+    R: Into<Flow>,
 {
     Callback(f)
 }
 
 struct Callback<F>(F);
 
-impl<F: FnMut(&Snapshot<'_>) -> Result<()>> Observer for Callback<F> {
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        (self.0)(snapshot)
+impl<F, R> Observer for Callback<F>
+where
+    F: FnMut(&Snapshot<'_>) -> Result<R>,
+    R: Into<Flow>,
+{
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
+        (self.0)(snapshot).map(Into::into)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Models, Observer, Snapshot};
+use super::{Flow, Models, Observer, Snapshot};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -46,8 +46,8 @@ impl Observer for ConfigJson {
         files::write_atomically(&self.folder.join("config.json"), self.json.as_bytes())
     }
 
-    fn on_step(&mut self, _snapshot: &Snapshot<'_>) -> Result<()> {
-        Ok(())
+    fn on_step(&mut self, _snapshot: &Snapshot<'_>) -> Result<Flow> {
+        Ok(Flow::Continue)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Models, Observer, Snapshot};
+use super::{Flow, Models, Observer, Snapshot};
 use crate::error::Result;
 use crate::files;
 use crate::report::learning_curve_svg;
@@ -35,13 +35,14 @@ impl Observer for LearningCurve {
         files::ensure_replaceable(&self.folder.join("learning_curve.svg"))
     }
 
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
         let svg = learning_curve_svg(snapshot.history, &self.title)?;
         files::write_atomically(&self.folder.join("learning_curve.svg"), svg.as_bytes())
+            .map(Into::into)
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        self.on_step(snapshot)
+        self.on_step(snapshot).map(drop)
     }
 }
 

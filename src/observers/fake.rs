@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::{Models, Snapshot};
+use crate::diagnosis::{Diagnosis, Norms};
+use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::history::Record;
 
@@ -13,11 +15,25 @@ use crate::history::Record;
 pub(super) struct FakeModels {
     pub dtype: DType,
     pub seen: RefCell<Vec<Tensor>>,
+    pub diagnosed: RefCell<Vec<CriticDraws>>,
+    pub steps: u64,
+    pub classes: Option<usize>,
+    /// The critic's weights, in place of some numbers.
+    pub weights: Option<Tensor>,
+    pub average: Option<Tensor>,
 }
 
 impl FakeModels {
     pub fn new(dtype: DType) -> Self {
-        Self { dtype, seen: RefCell::default() }
+        Self {
+            dtype,
+            seen: RefCell::default(),
+            diagnosed: RefCell::default(),
+            steps: 0,
+            classes: None,
+            weights: None,
+            average: None,
+        }
     }
 }
 
@@ -39,12 +55,51 @@ impl Models for FakeModels {
         self.dtype
     }
 
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn classes(&self) -> Option<usize> {
+        self.classes
+    }
+
+    /// Losses that are the means of the batches.
+    fn diagnose(
+        &self,
+        training: &CriticDraws,
+        held_out: Option<&CriticDraws>,
+    ) -> Result<Diagnosis> {
+        let mean = |draws: &CriticDraws| -> Result<f64> {
+            Ok(draws.real.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
+        };
+        self.diagnosed.borrow_mut().push(training.clone());
+        let norms = |mean| Some(Norms { mean, max: 2.0 * mean });
+        Ok(Diagnosis {
+            critic_loss: mean(training)?,
+            held_out_critic_loss: held_out.map(mean).transpose()?,
+            real: norms(1.0),
+            fake: norms(3.0),
+            interpolates: None,
+            share_at_bound: Some(0.25),
+            critic_gradients: vec![("fc1".into(), 0.5)],
+            generator_gradients: vec![("fc1".into(), 0.125), ("out".into(), f64::NAN)],
+        })
+    }
+
+    fn average_tensors(&self) -> Option<BTreeMap<String, Tensor>> {
+        let average = self.average.as_ref()?;
+        Some(BTreeMap::from([("g.weight".into(), average.clone())]))
+    }
+
     fn generator_tensors(&self) -> BTreeMap<String, Tensor> {
         tensors([("g.steps", DType::I64), ("g.weight", self.dtype)])
     }
 
     fn critic_tensors(&self) -> BTreeMap<String, Tensor> {
-        tensors([("c.bias", self.dtype), ("c.weight", self.dtype)])
+        match &self.weights {
+            Some(weights) => BTreeMap::from([("c.weight".into(), weights.clone())]),
+            None => tensors([("c.bias", self.dtype), ("c.weight", self.dtype)]),
+        }
     }
 }
 

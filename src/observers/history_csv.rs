@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Models, Observer, Snapshot};
+use super::{Flow, Models, Observer, Snapshot};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::history::{History, Record};
@@ -19,7 +19,8 @@ const COLUMNS: usize = 7;
 ///
 /// Numbers have the digits that give the same `f64` back; NaN and infinities are `NaN`, `inf` and `-inf`. Each
 /// call appends the records since the last one, whatever the interval, so that no step is left out and the file
-/// is up to date between calls. A file of that name is replaced when a run starts, not before.
+/// is up to date between calls. A file of that name is replaced by the first call, as a whole: that of a run that was
+/// killed has its records again as soon as it is resumed, each once, without those after the checkpoint.
 ///
 /// ```
 /// # use wgan::observers::Observer;
@@ -28,7 +29,9 @@ const COLUMNS: usize = 7;
 /// # let folder = temporary.path();
 /// use wgan::observers::{HistoryCsv, read_history_csv};
 /// let mut observer = HistoryCsv::new(folder);
-/// # observer.on_start(10)?;
+/// # let _: &mut dyn Observer = &mut observer;
+/// # std::fs::write(folder.join("history.csv"), "step,wasserstein_estimate,critic_loss,penalty,generator_loss,\
+/// #     gradient_norm,seconds\n").expect("a file");
 /// // After a run:
 /// let history = read_history_csv(folder.join("history.csv"))?;
 /// # assert!(history.is_empty());
@@ -53,26 +56,19 @@ impl HistoryCsv {
         self.folder.join("history.csv")
     }
 
-    fn start(&mut self) -> Result<File> {
-        files::ensure_writable_folder(&self.folder)?;
-        let path = self.path();
-        let mut file = File::create(&path).map_err(|e| Error::io(&path, "creating the file", e))?;
-        append(&mut file, &format!("{HEADER}\n"), &path)?;
-        self.written = 0;
-        Ok(file)
-    }
-
     fn write(&mut self, history: &[Record]) -> Result<()> {
         let path = self.path();
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let file = self.start()?;
-                self.file.insert(file)
-            }
-        };
         let lines: String = history.iter().skip(self.written).map(line).collect();
-        append(file, &lines, &path)?;
+        match &mut self.file {
+            Some(file) => append(file, &lines, &path)?,
+            None => {
+                files::ensure_writable_folder(&self.folder)?;
+                // All records at once, so that the file never has fewer than the run that this one goes on from.
+                files::write_atomically(&path, format!("{HEADER}\n{lines}").as_bytes())?;
+                let file = File::options().append(true).open(&path);
+                self.file = Some(file.map_err(|e| Error::io(&path, "opening the file", e))?);
+            }
+        }
         self.written = history.len();
         Ok(())
     }
@@ -83,16 +79,8 @@ impl Observer for HistoryCsv {
         files::ensure_replaceable(&self.path())
     }
 
-    fn on_start(&mut self, _total_steps: u64) -> Result<()> {
-        // A trainer that goes on keeps its history and its file.
-        if self.file.is_none() {
-            self.file = Some(self.start()?);
-        }
-        Ok(())
-    }
-
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        self.write(snapshot.history)
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
+        self.write(snapshot.history).map(Into::into)
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
@@ -230,16 +218,33 @@ mod tests {
     }
 
     #[test]
-    fn an_old_file_is_replaced_when_a_run_starts_and_not_before() -> Result<()> {
+    fn an_old_file_is_replaced_by_the_first_record_and_not_before() -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
         let history: History = (1..=3).map(record).collect();
         run(&mut HistoryCsv::new(folder.path()), &history, 1)?;
         let mut observer = HistoryCsv::new(folder.path());
+        observer.prepare(&FakeModels::new(DType::F32))?;
+        observer.on_start(1)?;
         assert_eq!(read_history_csv(observer.path())?, history);
         run(&mut observer, &history[..1], 1)?;
         // The same observer in a second run.
         run(&mut observer, &history[..2], 1)?;
         assert_eq!(read_history_csv(observer.path())?, history[..2]);
+        Ok(())
+    }
+
+    /// Of the old file, one record more than the checkpoint had is gone, and those before it are there at once.
+    #[test]
+    fn a_resumed_run_has_each_record_once() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let history: History = (1..=9).map(record).collect();
+        run(&mut HistoryCsv::new(folder.path()), &history[..7], 1)?;
+        let models = FakeModels::new(DType::F32);
+        let mut resumed = HistoryCsv::new(folder.path());
+        for done in 6..=9 {
+            with_snapshot(&history[..done], &models, |s| resumed.on_step(s))?;
+            assert_eq!(read_history_csv(resumed.path())?, history[..done]);
+        }
         Ok(())
     }
 
@@ -254,13 +259,14 @@ mod tests {
 
     #[test]
     fn a_path_that_cannot_be_created_ends_the_run_before_it_starts() {
+        let models = FakeModels::new(DType::F32);
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("history.csv")).unwrap();
-        let error = HistoryCsv::new(folder.path()).on_start(1).unwrap_err();
+        let error = HistoryCsv::new(folder.path()).prepare(&models).unwrap_err();
         assert!(error.to_string().contains("history.csv"), "{error}");
 
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = HistoryCsv::new(file.path().join("out")).on_start(1).unwrap_err();
+        let error = HistoryCsv::new(file.path().join("out")).prepare(&models).unwrap_err();
         assert!(error.to_string().contains("out"), "{error}");
     }
 

@@ -6,8 +6,10 @@
 //! | observer | what it leaves behind |
 //! |---|---|
 //! | [`HistoryCsv`] | `history.csv` |
-//! | [`Weights`] | `generator.safetensors`, `critic.safetensors` |
+//! | [`Weights`] | `generator.safetensors`, `critic.safetensors`, `generator_ema.safetensors` |
 //! | [`ConfigJson`] | `config.json` |
+//! | [`Diagnostics`] | `diagnostics.csv` |
+//! | [`Watch`], which every trainer has | warnings, through `tracing` |
 #![cfg_attr(
     feature = "report",
     doc = "| [`SampleGrid`] | `samples-000500.png` for each interval, `samples.png` at the end |",
@@ -20,6 +22,7 @@ mod callback;
 mod config_json;
 #[cfg(feature = "report")]
 mod curve;
+mod diagnostics;
 #[cfg(test)]
 mod fake;
 mod history_csv;
@@ -27,12 +30,15 @@ mod history_csv;
 mod progress;
 #[cfg(feature = "report")]
 mod samples;
+mod watch;
 mod weights;
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::diagnosis::Diagnosis;
+use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::history::Record;
 
@@ -40,11 +46,13 @@ pub use callback::callback;
 pub use config_json::ConfigJson;
 #[cfg(feature = "report")]
 pub use curve::LearningCurve;
+pub use diagnostics::Diagnostics;
 pub use history_csv::{HistoryCsv, read_history_csv};
 #[cfg(feature = "report")]
 pub use progress::Progress;
 #[cfg(feature = "report")]
 pub use samples::SampleGrid;
+pub use watch::{Symptom, Watch};
 pub use weights::Weights;
 
 /// A run as an observer sees it after a generator step.
@@ -64,8 +72,8 @@ pub struct Snapshot<'a> {
 
 /// What an observer may ask of the models. Nothing in it changes a run.
 pub trait Models {
-    /// Draws from the generator in evaluation mode: latent points `(batch, latent)` to samples, of each class in turn where
-    /// it has classes.
+    /// Draws from the generator in evaluation mode, or from its moving average where that is on: latent points
+    /// `(batch, latent)` to samples, of each class in turn where it has classes.
     ///
     /// # Errors
     /// Whatever the generator's forward pass returns.
@@ -85,6 +93,51 @@ pub trait Models {
 
     /// The critic's parameters and buffers by name.
     fn critic_tensors(&self) -> BTreeMap<String, Tensor>;
+
+    /// Generator steps done so far: 0 when a run is prepared, more where one is continued.
+    fn steps(&self) -> u64;
+
+    /// The number of classes that both models know, where they do.
+    fn classes(&self) -> Option<usize>;
+
+    /// Looks at both models as they are, as [`WganTrainer::diagnose`](crate::WganTrainer::diagnose) does.
+    ///
+    /// # Errors
+    /// Those of a critic step.
+    fn diagnose(&self, training: &CriticDraws, held_out: Option<&CriticDraws>)
+    -> Result<Diagnosis>;
+
+    /// The moving average of the generator's parameters, with its buffers, by name: `None` where it is off, and before the
+    /// first step.
+    fn average_tensors(&self) -> Option<BTreeMap<String, Tensor>> {
+        None
+    }
+}
+
+/// Whether a run goes on after an observer has seen a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// It goes on.
+    #[default]
+    Continue,
+    /// It ends after this step as if it were its last, for this reason, which
+    /// [`WganTrainer::ended`](crate::WganTrainer::ended) then tells. All other observers see the step too.
+    Stop(String),
+}
+
+impl Flow {
+    /// Ends the run, for this reason.
+    #[must_use]
+    pub fn stop(reason: impl Into<String>) -> Self {
+        Self::Stop(reason.into())
+    }
+}
+
+/// Nothing said is [`Flow::Continue`].
+impl From<()> for Flow {
+    fn from((): ()) -> Self {
+        Self::Continue
+    }
 }
 
 /// Something that watches a run.
@@ -111,11 +164,11 @@ pub trait Observer {
         Ok(())
     }
 
-    /// Called after each generator step that the observer's interval selects.
+    /// Called after each generator step that the observer's interval selects. What it returns says whether the run goes on.
     ///
     /// # Errors
     /// Ends the run.
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()>;
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow>;
 
     /// Called once with the last step, whatever the interval.
     ///

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-use super::{Observer, Snapshot};
+use super::{Flow, Observer, Snapshot};
 use crate::error::Result;
 
 /// Seconds over which the speed is measured.
@@ -92,10 +92,10 @@ impl Observer for Progress {
         Ok(())
     }
 
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
         let figures = self.figures(snapshot);
         self.display.show(snapshot, figures, false);
-        Ok(())
+        Ok(Flow::Continue)
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {

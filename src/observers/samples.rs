@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::Tensor;
 
-use super::{Models, Observer, Snapshot};
+use super::{Flow, Models, Observer, Snapshot};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::random::Stream;
@@ -81,8 +81,9 @@ impl Observer for SampleGrid {
         files::ensure_replaceable(&self.folder.join("samples.png"))
     }
 
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        self.write(snapshot.models, &format!("samples-{:06}.png", snapshot.record.step))
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
+        let name = format!("samples-{:06}.png", snapshot.record.step);
+        self.write(snapshot.models, &name).map(Into::into)
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {

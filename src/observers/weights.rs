@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::{Models, Observer, Snapshot};
+use super::{Flow, Models, Observer, Snapshot};
 use crate::error::Result;
 use crate::files;
 
 /// Writes `generator.safetensors` and `critic.safetensors`, each over the one before, at its interval and at
-/// the end of the run.
+/// the end of the run; beside them `generator_ema.safetensors`, the generator's moving average, where that is on.
 ///
 /// They hold all parameters and buffers by name. Each file is replaced whole or not at all; where the process
-/// is killed between the two, they are one interval apart.
+/// is killed between them, they are one interval apart.
 ///
 /// ```
 /// use wgan::observers::{Every, Weights};
@@ -33,18 +33,23 @@ impl Weights {
 impl Observer for Weights {
     fn prepare(&mut self, _models: &dyn Models) -> Result<()> {
         files::ensure_replaceable(&self.folder.join("generator.safetensors"))?;
+        files::ensure_replaceable(&self.folder.join("generator_ema.safetensors"))?;
         files::ensure_replaceable(&self.folder.join("critic.safetensors"))
     }
 
-    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
+    fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
         let write =
             |name: &str, tensors| files::write_safetensors(&self.folder.join(name), &tensors);
         write("generator.safetensors", snapshot.models.generator_tensors())?;
-        write("critic.safetensors", snapshot.models.critic_tensors())
+        write("critic.safetensors", snapshot.models.critic_tensors())?;
+        if let Some(average) = snapshot.models.average_tensors() {
+            write("generator_ema.safetensors", average)?;
+        }
+        Ok(Flow::Continue)
     }
 
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
-        self.on_step(snapshot)
+        self.on_step(snapshot).map(drop)
     }
 }
 
@@ -90,6 +95,18 @@ mod tests {
             assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
         }
         Ok(())
+    }
+
+    #[test]
+    fn the_average_has_a_file_of_its_own() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let average = Some(Tensor::new(&[1f32, 2.0], &Device::Cpu)?);
+        let models = FakeModels { average, ..FakeModels::new(DType::F32) };
+        let mut observer = Weights::new(folder.path());
+        observer.prepare(&models)?;
+        with_snapshot(&[record(1)], &models, |s| observer.on_step(s))?;
+        let file = folder.path().join("generator_ema.safetensors");
+        assert_holds(&file, &models.average_tensors().unwrap())
     }
 
     #[test]

@@ -1,153 +1,161 @@
-//! Optimisers with PyTorch's semantics that update parameters in place.
+//! Optimisers with PyTorch's semantics that update parameters in place, and the trait for one of your own.
+//!
+//! [`OptimizerConfig`] names an algorithm and its numbers, [`UpdateConfig`] what happens around it in a run: the learning
+//! rate's schedule, groups of parameters with rates of their own, clipping of gradients.
 
 mod adam;
+mod clip;
+mod config;
+mod rates;
 mod rmsprop;
+mod sgd;
+mod state;
+mod update;
+mod updater;
 
 pub use adam::Adam;
+pub(crate) use clip::tensor_norm;
+pub use config::OptimizerConfig;
+pub use rates::Rates;
 pub use rmsprop::RmsProp;
+pub use sgd::Sgd;
+pub use state::State;
+pub use update::{ParameterGroup, UpdateConfig};
+pub(crate) use updater::Updater;
+
+use std::collections::BTreeMap;
 
 use candle_core::{Tensor, Var, backprop::GradStore};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::ops::in_place;
 use crate::parameters::Parameters;
 
 /// Something that moves parameters along their gradients.
+///
+/// The crate's own follow from an [`OptimizerConfig`]. One of your own goes to
+/// [`WganTrainer::with_critic_optimizer`](crate::WganTrainer::with_critic_optimizer) or
+/// [`with_generator_optimizer`](crate::WganTrainer::with_generator_optimizer); schedules, groups and clipping work with it,
+/// and checkpoints hold its state.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use candle_core::{Tensor, backprop::GradStore};
+/// use wgan::optimizers::{Optimizer, Rates, State, with_gradients};
+/// use wgan::{Parameters, Result};
+///
+/// /// Steps along the sign of a moving mean of gradients.
+/// struct SignMomentum {
+///     learning_rate: f64,
+///     state: State,
+/// }
+///
+/// impl Optimizer for SignMomentum {
+///     fn step(
+///         &mut self,
+///         parameters: &Parameters,
+///         gradients: &GradStore,
+///         rates: &Rates<'_>,
+///     ) -> Result<()> {
+///         // First all that can fail: a step that fails must change nothing.
+///         let updates = with_gradients(parameters, gradients)?;
+///         self.state.advance(parameters)?;
+///         for (name, parameter, gradient) in updates {
+///             let mean = self.state.get("exp_avg", name)?;
+///             mean.set(&((mean.as_tensor() * 0.9)? + (gradient * 0.1)?)?.detach())?;
+///             let rate = rates.learning_rate(name, self.learning_rate);
+///             parameter.set(&parameter.sub(&(mean.sign()? * rate)?)?.detach())?;
+///         }
+///         Ok(())
+///     }
+///
+///     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+///         self.state.tensors()
+///     }
+///
+///     fn load_state(
+///         &mut self,
+///         parameters: &Parameters,
+///         state: &BTreeMap<String, Tensor>,
+///     ) -> Result<()> {
+///         self.state.load(parameters, state)
+///     }
+/// }
+/// # use wgan::{ModelBuilder, TrainConfig, WganTrainer};
+/// # use wgan::zoo::{MlpCritic, MlpGenerator};
+/// # fn main() -> Result<()> {
+/// # let build = ModelBuilder::new(0);
+/// # let generator = build.generator(|vb| MlpGenerator::new(Default::default(), vb))?;
+/// # let critic = build.critic(|vb| MlpCritic::new(Default::default(), vb))?;
+/// let own = SignMomentum { learning_rate: 1e-4, state: State::new(&["exp_avg"]) };
+/// let trainer = WganTrainer::new(generator, critic, TrainConfig::wgan_gp())?
+///     .with_critic_optimizer(own);
+/// # drop(trainer);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Optimizer {
-    /// One update of every trained parameter.
+    /// One update of every trained parameter. `rates` turns the optimiser's learning rate into that of this step and of
+    /// this parameter, and its weight decay likewise.
     ///
     /// # Errors
     /// [`Error::MissingGradient`] for the first parameter that has no gradient, before any is changed.
-    fn step(&mut self, parameters: &Parameters, gradients: &GradStore) -> Result<()>;
-}
+    fn step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &GradStore,
+        rates: &Rates<'_>,
+    ) -> Result<()>;
 
-/// An optimiser and its settings.
-///
-/// | field | default | range |
-/// |---|---|---|
-/// | `learning_rate` | 5e-5 (RMSProp), 1e-4 (Adam) | above 0 |
-/// | `alpha` | 0.99 | \[0, 1) |
-/// | `beta1`, `beta2` | 0, 0.9 | \[0, 1) |
-/// | `eps` | 1e-8 | above 0 |
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "optimizer", rename_all = "snake_case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum OptimizerConfig {
-    /// `torch.optim.RMSprop`: the optimiser of the WGAN paper. A momentum optimiser makes a clipped critic
-    /// unstable (WGAN, section 4).
-    RmsProp {
-        /// The step size.
-        #[serde(default = "defaults::rms_prop_rate")]
-        learning_rate: f64,
-        /// The decay of the mean of squared gradients.
-        #[serde(default = "defaults::alpha")]
-        alpha: f64,
-        /// Added to the root of that mean.
-        #[serde(default = "defaults::eps")]
-        eps: f64,
-    },
-    /// `torch.optim.Adam`: the optimiser of WGAN-GP.
-    Adam {
-        /// The step size.
-        #[serde(default = "defaults::adam_rate")]
-        learning_rate: f64,
-        /// The decay of the mean of gradients.
-        #[serde(default)]
-        beta1: f64,
-        /// The decay of the mean of squared gradients.
-        #[serde(default = "defaults::beta2")]
-        beta2: f64,
-        /// Added to the root of that mean.
-        #[serde(default = "defaults::eps")]
-        eps: f64,
-    },
-}
-
-/// The papers' values, for settings that leave a field out.
-mod defaults {
-    pub(super) fn rms_prop_rate() -> f64 {
-        5e-5
-    }
-    pub(super) fn alpha() -> f64 {
-        0.99
-    }
-    pub(super) fn adam_rate() -> f64 {
-        1e-4
-    }
-    pub(super) fn beta2() -> f64 {
-        0.9
-    }
-    pub(super) fn eps() -> f64 {
-        1e-8
-    }
-}
-
-impl OptimizerConfig {
-    /// RMSProp with PyTorch's defaults: alpha 0.99, eps 1e-8.
-    #[must_use]
-    pub fn rms_prop(learning_rate: f64) -> Self {
-        Self::RmsProp { learning_rate, alpha: 0.99, eps: 1e-8 }
-    }
-
-    /// Adam with these decays and PyTorch's eps, 1e-8.
-    #[must_use]
-    pub fn adam(learning_rate: f64, beta1: f64, beta2: f64) -> Self {
-        Self::Adam { learning_rate, beta1, beta2, eps: 1e-8 }
-    }
-
-    /// Checks the ranges; `owner` is the name of this setting in an error.
+    /// Everything that the next step depends on but the parameters and its settings, under names that a person
+    /// understands: the quantity, then the parameter, as in `exp_avg.fc1.weight`. The tensors may share the optimiser's
+    /// memory, so that the next step changes them. Empty for an optimiser that remembers nothing.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] that names the field, its value and the range.
-    pub fn check(&self, owner: &str) -> Result<()> {
-        let fail = |field: &str, value: f64, expected: &str| {
-            Err(Error::config(format!("{owner}.{field}"), value, expected))
-        };
-        let above_zero = |field, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                Ok(())
-            } else {
-                fail(field, value, "a finite number above 0")
-            }
-        };
-        let decay = |field, value: f64| {
-            if (0.0..1.0).contains(&value) {
-                Ok(())
-            } else {
-                fail(field, value, "a number in [0, 1)")
-            }
-        };
-        match *self {
-            Self::RmsProp { learning_rate, alpha, eps } => {
-                above_zero("learning_rate", learning_rate)?;
-                decay("alpha", alpha)?;
-                above_zero("eps", eps)
-            }
-            Self::Adam { learning_rate, beta1, beta2, eps } => {
-                above_zero("learning_rate", learning_rate)?;
-                decay("beta1", beta1)?;
-                decay("beta2", beta2)?;
-                above_zero("eps", eps)
-            }
-        }
+    /// Candle's.
+    fn state(&self) -> Result<BTreeMap<String, Tensor>>;
+
+    /// Takes up what [`state`](Self::state) gave, for these parameters.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] with what does not fit by name, shape or type; the optimiser stays as it was.
+    fn load_state(
+        &mut self,
+        parameters: &Parameters,
+        state: &BTreeMap<String, Tensor>,
+    ) -> Result<()>;
+}
+
+impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
+    fn step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &GradStore,
+        rates: &Rates<'_>,
+    ) -> Result<()> {
+        (**self).step(parameters, gradients, rates)
     }
 
-    /// The optimiser, at its first step.
-    #[must_use]
-    pub fn build(&self) -> Box<dyn Optimizer> {
-        match *self {
-            Self::RmsProp { learning_rate, alpha, eps } => {
-                Box::new(RmsProp::new(learning_rate, alpha, eps))
-            }
-            Self::Adam { learning_rate, beta1, beta2, eps } => {
-                Box::new(Adam::new(learning_rate, beta1, beta2, eps))
-            }
-        }
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        (**self).state()
+    }
+
+    fn load_state(
+        &mut self,
+        parameters: &Parameters,
+        state: &BTreeMap<String, Tensor>,
+    ) -> Result<()> {
+        (**self).load_state(parameters, state)
     }
 }
 
-/// Each trained parameter with its gradient, or the name of one that has none.
-fn with_gradients<'a>(
+/// Each trained parameter with its gradient: what a step of an optimiser begins with.
+///
+/// # Errors
+/// [`Error::MissingGradient`] for the first parameter that has none; [`Error::Shape`] for a gradient of another shape or
+/// type than its parameter's.
+pub fn with_gradients<'a>(
     parameters: &'a Parameters,
     gradients: &'a GradStore,
 ) -> Result<Vec<(&'a str, &'a Var, &'a Tensor)>> {
@@ -169,29 +177,10 @@ fn with_gradients<'a>(
         .collect()
 }
 
-/// A state tensor of zeros for a parameter, made at its first use.
-fn state<'a>(
-    states: &'a mut std::collections::BTreeMap<String, Var>,
-    name: &str,
-    parameter: &Var,
-) -> Result<&'a Var> {
-    let fits = |state: &Var| {
-        state.shape() == parameter.shape()
-            && state.dtype() == parameter.dtype()
-            && state.device().same_device(parameter.device())
-    };
-    if states.get(name).is_some_and(|state| !fits(state)) {
-        return Err(Error::Shape {
-            what: format!("parameter {name}"),
-            got: parameter.dims().to_vec(),
-            expected:
-                "the shape, type and device of the step before: one optimiser serves one model"
-                    .into(),
-        });
+/// Decoupled weight decay (Loshchilov and Hutter 2019): `w *= 1 - rate * decay`.
+fn decay(parameter: &Var, rate: f64, decay: f64) -> Result<()> {
+    if decay > 0.0 {
+        in_place::scale(parameter, 1.0 - rate * decay)?;
     }
-    if !states.contains_key(name) {
-        let zeros = Var::zeros(parameter.shape(), parameter.dtype(), parameter.device())?;
-        states.insert(name.to_owned(), zeros);
-    }
-    Ok(&states[name])
+    Ok(())
 }

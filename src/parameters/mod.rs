@@ -6,4 +6,4 @@ mod weights_file;
 
 pub use init::InitScheme;
 pub use store::Parameters;
-pub(crate) use store::{Seeded, is_buffer, is_statistic};
+pub(crate) use store::{Seeded, is_buffer, is_statistic, layer_of};

@@ -126,6 +126,55 @@ impl Parameters {
         Ok(())
     }
 
+    /// Tensors of the same names, shapes and types with these values, copied to the same device.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] with the list of what does not fit; nothing of these parameters changes in any case.
+    pub(crate) fn twin(&self, values: &BTreeMap<String, Tensor>, origin: &str) -> Result<Self> {
+        let (mut missing, mut mismatched, mut twin) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left: Vec<&String> = values.keys().collect();
+        for (name, var) in self.trained.iter().chain(&self.buffers) {
+            left.retain(|other| *other != name);
+            match values.get(name) {
+                None => missing.push(name.clone()),
+                Some(value) if value.shape() == var.shape() && value.dtype() == var.dtype() => {
+                    let value = value.to_device(var.device())?.copy()?.detach();
+                    twin.push((name.clone(), Var::from_tensor(&value)?));
+                }
+                Some(value) => mismatched.push(format!(
+                    "{name}: {:?} {:?}, in the model {:?} {:?}",
+                    value.dims(),
+                    value.dtype(),
+                    var.dims(),
+                    var.dtype()
+                )),
+            }
+        }
+        if missing.is_empty() && left.is_empty() && mismatched.is_empty() {
+            return Ok(twin.into_iter().collect());
+        }
+        let unexpected = left.into_iter().cloned().collect();
+        Err(Error::Weights { origin: origin.into(), missing, unexpected, mismatched })
+    }
+
+    /// Runs something with the values of a twin in place of its own, which are there again afterwards.
+    pub(crate) fn with_values_of<T>(
+        &self,
+        twin: &Self,
+        run: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let own = self.trained.iter().chain(&self.buffers);
+        let others = twin.trained.values().chain(twin.buffers.values());
+        let mut before = PutBack(Vec::new());
+        for ((_, var), other) in own.zip(others) {
+            before.0.push((var, var.copy()?.detach()));
+            var.set(other)?;
+        }
+        let result = run();
+        before.put_back()?;
+        result
+    }
+
     /// Runs something that moves buffers only to look at its result, and puts the buffers back.
     pub(crate) fn keeping_buffers<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
         let before: Vec<Tensor> =
@@ -138,11 +187,35 @@ impl Parameters {
     }
 }
 
+/// Values to be put back whatever happens, a panic in a model's forward pass included.
+struct PutBack<'a>(Vec<(&'a Var, Tensor)>);
+
+impl PutBack<'_> {
+    fn put_back(&mut self) -> Result<()> {
+        while let Some((var, value)) = self.0.pop() {
+            var.set(&value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PutBack<'_> {
+    fn drop(&mut self) {
+        // Only where an error or a panic is on its way already.
+        let _ = self.put_back();
+    }
+}
+
 impl FromIterator<(String, Var)> for Parameters {
     fn from_iter<I: IntoIterator<Item = (String, Var)>>(tensors: I) -> Self {
         let (buffers, trained) = tensors.into_iter().partition(|(name, _)| is_buffer(name));
         Self { trained, buffers }
     }
+}
+
+/// The layer that a parameter belongs to: its name without the last part.
+pub(crate) fn layer_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(layer, _)| layer)
 }
 
 pub(crate) fn is_buffer(name: &str) -> bool {

@@ -1,50 +1,75 @@
 //! The loop.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
-
+use super::view::View;
 use super::{CriticReport, WganTrainer};
+use crate::average::Average;
 use crate::critic::Critic;
 use crate::data::{Dataset, Loader};
 use crate::error::{Error, Result};
-use crate::generator::{Generator, generate, labels_in_turn};
+use crate::generator::Generator;
 use crate::history::{History, Record};
-use crate::network::Network;
-use crate::observers::{Every, Models, Snapshot};
+use crate::observers::{Every, Flow, Snapshot};
+use crate::stop::{Ended, Stop};
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    /// Trains for [`generator_steps`](crate::TrainConfig::generator_steps) and returns a record of each.
+    /// Trains for [`generator_steps`](crate::TrainConfig::generator_steps), or until one of
+    /// [`stop`](crate::TrainConfig::stop)'s conditions holds or an observer ends the run, and returns a record of each step;
+    /// [`ended`](Self::ended) tells which it was.
     ///
     /// A second call goes on where the first ended: two calls of N steps equal one of 2 N, and observers see one
-    /// history.
+    /// history. So does one after [`resume`](Self::resume) or [`restore`](Self::restore). One that has nothing left to do,
+    /// as a condition holds already, returns no record and calls no observer.
     ///
     /// # Errors
     /// Before the first step: [`Error::DatasetTooSmall`](crate::Error::DatasetTooSmall),
     /// [`Error::NonFiniteData`](crate::Error::NonFiniteData), [`Error::Shape`](crate::Error::Shape) for models
     /// that do not take the data, [`Error::BatchNormUnderPenalty`](crate::Error::BatchNormUnderPenalty), and
-    /// whatever an observer's start returns. Later: those of the steps and the observers.
+    /// whatever an observer's start returns; with checkpoints [`Error::FolderInUse`](crate::Error::FolderInUse),
+    /// [`Error::NewerCheckpoints`](crate::Error::NewerCheckpoints) for a folder of another run, and, after a resume,
+    /// [`Error::OtherRun`](crate::Error::OtherRun) for other data. Later: those of the steps, the observers and the last
+    /// checkpoint.
     pub fn fit<D: Dataset + ?Sized>(&mut self, data: &D) -> Result<History> {
+        self.fit_until(data, self.generator_steps.saturating_add(self.config.generator_steps))
+    }
+
+    /// Trains like [`fit`](Self::fit), but until this many generator steps are done in all: what a run that may have been
+    /// resumed calls.
+    ///
+    /// # Errors
+    /// Those of [`fit`](Self::fit).
+    pub fn fit_until<D: Dataset + ?Sized>(&mut self, data: &D, total: u64) -> Result<History> {
+        self.train(data, total).map_err(|error| self.naming_checkpoint(error))
+    }
+
+    fn train<D: Dataset + ?Sized>(&mut self, data: &D, total: u64) -> Result<History> {
         let mut batches = Loader::new(data, self.config.batch_size, self.config.seed)?;
         batches.seek(self.critic_steps);
         self.check_models(data)?;
         self.check_labels(data)?;
         data.ensure_finite()?;
-        let total = self.generator_steps.saturating_add(self.config.generator_steps);
+        let epoch = batches.batches_per_epoch();
+        let mut stop = Stop::new(self.config.stop, total, epoch, &self.history);
+        self.ended = stop.reached(self.critic_steps);
+        if self.ended.is_some() {
+            return Ok(History::new());
+        }
+        self.check_checkpoints(data)?;
         self.start_observers(total)?;
 
         let first = self.history.len();
         let earlier = self.history.last().map_or(0.0, |record| record.seconds);
         let started = Instant::now();
-        while self.generator_steps < total {
+        while self.ended.is_none() {
+            let n_critic = self.n_critic()?;
             let mut critic = CriticReport::default();
-            for _ in 0..self.config.n_critic {
+            for _ in 0..n_critic {
                 let draws = self.draw_critic(&mut batches)?;
                 critic = self.critic_step(&draws)?;
             }
             let generator = self.generator_step(self.draw_generator()?)?;
-            self.history.push(Record {
+            let record = Record {
                 step: self.generator_steps,
                 wasserstein_estimate: critic.wasserstein_estimate,
                 critic_loss: critic.loss,
@@ -52,15 +77,28 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 generator_loss: generator.loss,
                 gradient_norm: generator.gradient_norm,
                 seconds: earlier + started.elapsed().as_secs_f64(),
-            });
-            self.notify(total)?;
+            };
+            self.history.push(record);
+            stop.follow(&record);
+            let ended = self.notify(total, n_critic, stop.reached(self.critic_steps))?;
+            self.save_checkpoint(ended.as_ref())?;
+            self.ended = ended;
+        }
+        if let Some(ended) = &self.ended {
+            tracing::info!(step = self.generator_steps, "the run ended: {ended}");
         }
         Ok(self.history[first..].to_vec())
     }
 
     /// Lets every observer refuse before the first of them replaces a file.
     fn start_observers(&mut self, total_steps: u64) -> Result<()> {
-        let models = View { generator: &self.generator, critic: &self.critic };
+        let models = View {
+            generator: &self.generator,
+            critic: &self.critic,
+            average: self.average.as_ref().and_then(Average::values),
+            lipschitz: self.config.lipschitz,
+            steps: self.generator_steps,
+        };
         for (every, observer) in &mut self.observers {
             if *every == Every::Steps(0) {
                 return Err(Error::config("an observer's interval in steps", 0, "1 or more"));
@@ -73,60 +111,44 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         Ok(())
     }
 
-    /// Shows the last record to every observer that is due.
-    fn notify(&mut self, total_steps: u64) -> Result<()> {
-        let Self { generator, critic, config, history, observers, .. } = self;
+    /// Shows the last record to every observer that is due, and to all of them where the run ends here, be it that one of
+    /// them ends it. Returns why it does.
+    fn notify(
+        &mut self,
+        total_steps: u64,
+        n_critic: usize,
+        mut ended: Option<Ended>,
+    ) -> Result<Option<Ended>> {
+        let Self { generator, critic, average, config, history, observers, .. } = self;
         let Some(record) = history.last() else {
-            return Ok(());
+            return Ok(ended);
+        };
+        let models = View {
+            generator,
+            critic,
+            average: average.as_ref().and_then(Average::values),
+            lipschitz: config.lipschitz,
+            steps: record.step,
         };
         let snapshot = Snapshot {
             record,
             history,
             total_steps,
-            samples_per_step: config.n_critic.saturating_mul(config.batch_size),
-            models: &View { generator, critic },
+            samples_per_step: n_critic.saturating_mul(config.batch_size),
+            models: &models,
         };
-        for (every, observer) in observers {
-            if every.selects(record.step) {
-                observer.on_step(&snapshot)?;
+        for (every, observer) in observers.iter_mut() {
+            if every.selects(record.step)
+                && let Flow::Stop(reason) = observer.on_step(&snapshot)?
+            {
+                ended.get_or_insert(Ended::Observer(reason));
             }
-            if record.step == total_steps {
+        }
+        if ended.is_some() {
+            for (_, observer) in observers {
                 observer.on_end(&snapshot)?;
             }
         }
-        Ok(())
-    }
-}
-
-/// The models as observers see them.
-struct View<'a, G, C> {
-    generator: &'a Network<G>,
-    critic: &'a Network<C>,
-}
-
-impl<G: Generator, C: Critic> Models for View<'_, G, C> {
-    fn generate(&self, latent: &Tensor) -> Result<Tensor> {
-        let labels = labels_in_turn(self.generator.model(), 0, latent.dim(0)?)?;
-        Ok(generate(self.generator.model(), latent, labels.as_ref(), false)?.detach())
-    }
-
-    fn latent_dim(&self) -> usize {
-        self.generator.model().latent_dim()
-    }
-
-    fn device(&self) -> &Device {
-        self.generator.parameters().place().map_or(&Device::Cpu, |(device, _)| device)
-    }
-
-    fn dtype(&self) -> DType {
-        self.generator.parameters().place().map_or(DType::F32, |(_, dtype)| dtype)
-    }
-
-    fn generator_tensors(&self) -> BTreeMap<String, Tensor> {
-        self.generator.parameters().tensors()
-    }
-
-    fn critic_tensors(&self) -> BTreeMap<String, Tensor> {
-        self.critic.parameters().tensors()
+        Ok(ended)
     }
 }

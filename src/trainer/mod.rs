@@ -3,25 +3,34 @@
 mod checks;
 mod draws;
 mod fit;
+mod locate;
 mod report;
+mod resume;
+mod view;
 
-pub use draws::{CriticDraws, GeneratorDraws};
-use report::finite_gradients;
 pub use report::{CriticReport, GeneratorReport};
+
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::average::Average;
+use crate::checkpoint::{Checkpoints, DataIdentity};
 use crate::config::TrainConfig;
 use crate::critic::{Critic, given, score};
+use crate::diagnosis::{Diagnosis, diagnose};
+use crate::draws::{CriticDraws, GeneratorDraws};
 use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
 use crate::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
 use crate::network::Network;
-use crate::observers::{Every, Observer};
+use crate::observers::{Every, Observer, Watch};
 use crate::ops::GradientProbe;
-use crate::optimizers::Optimizer;
+use crate::optimizers::{Optimizer, Updater};
+use crate::parameters::Parameters;
 use crate::second_order::Traced;
+use crate::stop::Ended;
 
 /// Trains a Wasserstein GAN: `n_critic` critic steps, then one generator step, over and over.
 ///
@@ -60,14 +69,21 @@ pub struct WganTrainer<G, C> {
     generator: Network<G>,
     critic: Network<C>,
     config: TrainConfig,
-    generator_optimizer: Box<dyn Optimizer>,
-    critic_optimizer: Box<dyn Optimizer>,
+    generator_updates: Updater,
+    critic_updates: Updater,
+    average: Option<Average>,
+    own_n_critic: Option<Box<dyn Fn(u64) -> usize>>,
     observers: Vec<(Every, Box<dyn Observer>)>,
     device: Device,
     dtype: DType,
     batching: Batching,
     classes: Option<usize>,
     history: History,
+    ended: Option<Ended>,
+    checkpoints: Option<Checkpoints>,
+    data: Option<DataIdentity>,
+    /// The data of the checkpoint that the run was restored from, until a `fit` has seen it.
+    expected_data: Option<(PathBuf, DataIdentity)>,
     generator_steps: u64,
     critic_steps: u64,
 }
@@ -85,13 +101,29 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         Ok(Self {
             batching: Batching::for_critic(critic.parameters()),
             classes: checks::common_classes(generator.model(), critic.model())?,
-            generator_optimizer: config.generator_optimizer.build(),
-            critic_optimizer: config.critic_optimizer.build(),
+            generator_updates: Updater::new(
+                "generator",
+                config.generator_optimizer.build(),
+                config.generator_updates.clone(),
+                generator.parameters(),
+            )?,
+            critic_updates: Updater::new(
+                "critic",
+                config.critic_optimizer.build(),
+                config.critic_updates.clone(),
+                critic.parameters(),
+            )?,
+            average: config.ema.map(Average::new),
+            own_n_critic: None,
+            observers: vec![(Every::Step, Box::new(Watch::new(config.lipschitz)))],
             generator,
             critic,
             config,
-            observers: Vec::new(),
             history: History::new(),
+            ended: None,
+            checkpoints: None,
+            data: None,
+            expected_data: None,
             device,
             dtype,
             generator_steps: 0,
@@ -103,6 +135,60 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     #[must_use]
     pub fn observe(mut self, every: Every, observer: impl Observer + 'static) -> Self {
         self.observers.push((every, Box::new(observer)));
+        self
+    }
+
+    /// Puts an optimiser of the caller's own in the place of the configured one, with the same schedule, groups and
+    /// clipping around it. For a trainer before its first step.
+    #[must_use]
+    pub fn with_critic_optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
+        self.critic_updates.set_optimizer(Box::new(optimizer));
+        self
+    }
+
+    /// The same for the generator.
+    #[must_use]
+    pub fn with_generator_optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
+        self.generator_updates.set_optimizer(Box::new(optimizer));
+        self
+    }
+
+    /// Multiplies the critic's learning rate at each step by a function of the number of generator steps done, in addition
+    /// to the configured schedule. It must give a finite factor of at least 0, and the same one at every call: a run that
+    /// is continued asks again.
+    ///
+    /// ```
+    /// # use wgan::{ModelBuilder, TrainConfig, WganTrainer};
+    /// # use wgan::zoo::{MlpCritic, MlpGenerator};
+    /// # fn main() -> wgan::Result<()> {
+    /// # let build = ModelBuilder::new(0);
+    /// # let generator = build.generator(|vb| MlpGenerator::new(Default::default(), vb))?;
+    /// # let critic = build.critic(|vb| MlpCritic::new(Default::default(), vb))?;
+    /// let trainer = WganTrainer::new(generator, critic, TrainConfig::wgan_gp())?
+    ///     .with_critic_schedule(|step| 1.0 / (1.0 + step as f64 / 1000.0).sqrt())
+    ///     .with_n_critic(|step| if step < 50 { 20 } else { 5 });
+    /// # drop(trainer);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_critic_schedule(mut self, factor: impl Fn(u64) -> f64 + 'static) -> Self {
+        self.critic_updates.set_schedule(Box::new(factor));
+        self
+    }
+
+    /// The same for the generator's learning rate.
+    #[must_use]
+    pub fn with_generator_schedule(mut self, factor: impl Fn(u64) -> f64 + 'static) -> Self {
+        self.generator_updates.set_schedule(Box::new(factor));
+        self
+    }
+
+    /// Takes `n_critic` from a function of the number of generator steps done instead of from the settings. It must give 1
+    /// or more, and the same number at every call.
+    #[must_use]
+    pub fn with_n_critic(mut self, n_critic: impl Fn(u64) -> usize + 'static) -> Self {
+        self.own_n_critic = Some(Box::new(n_critic));
         self
     }
 
@@ -122,12 +208,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let penalty = lipschitz.penalty(&*critic, real, &fake, epsilon.as_ref())?;
         let loss = critic_loss(&estimate, penalty.as_ref())?;
         let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
-        report.check(self.step(), &self.config)?;
 
         drop((estimate, penalty)); // so that the backward pass frees what they hold as it goes
-        let gradients =
-            finite_gradients("the critic loss", loss, self.critic.parameters(), self.step())?;
-        self.critic_optimizer.step(self.critic.parameters(), &gradients)?;
+        let gradients = self.critic_gradients(&report, loss, draws)?;
+        self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
         lipschitz.constrain(self.critic.parameters())?;
         self.critic_steps += 1;
         Ok(report)
@@ -140,26 +224,49 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
     /// finite; those of the models and the optimiser.
     pub fn generator_step(&mut self, draws: impl Into<GeneratorDraws>) -> Result<GeneratorReport> {
-        let GeneratorDraws { latent, labels } = draws.into();
+        let draws = draws.into();
+        let GeneratorDraws { latent, labels } = &draws;
         let (labels, probe) = (labels.as_ref(), GradientProbe::default());
         let critic = given(self.critic.model(), labels);
-        let fake = checks::tracked(generate(self.generator.model(), &latent, labels, true)?)?;
+        let fake = checks::tracked(generate(self.generator.model(), latent, labels, true)?)?;
         let loss = generator_loss(&score(&*critic, &Traced::frozen(&probe.attach(&fake)?))?)?;
 
         let value = loss.detach();
-        let gradients =
-            finite_gradients("the generator loss", loss, self.generator.parameters(), self.step())?;
-        let report = GeneratorReport::read(value, &probe, latent.dim(0)?)?;
+        let gradients = self.generator_gradients(loss, &draws)?;
+        let report = GeneratorReport::read(value, &probe, latent.dim(0)?, self.step())?;
 
-        self.generator_optimizer.step(self.generator.parameters(), &gradients)?;
+        self.generator_updates.step(
+            self.generator.parameters(),
+            gradients,
+            self.generator_steps,
+        )?;
         self.generator_steps += 1;
+        if let Some(average) = &mut self.average {
+            average.follow(self.generator.parameters(), self.generator_steps)?;
+        }
         Ok(report)
+    }
+
+    /// Looks at both models as they are, on draws like those of a critic step and, where they are given, on draws whose real
+    /// samples the critic is not trained on. Nothing changes; it costs about four critic steps.
+    ///
+    /// The observer [`Diagnostics`](crate::observers::Diagnostics) writes it at intervals of a run.
+    ///
+    /// # Errors
+    /// Those of a critic step; [`Error::Shape`](crate::Error::Shape) for draws without epsilon.
+    pub fn diagnose(
+        &self,
+        training: &CriticDraws,
+        held_out: Option<&CriticDraws>,
+    ) -> Result<Diagnosis> {
+        let (generator, critic) = (&self.generator, &self.critic);
+        diagnose(generator, critic, self.config.lipschitz, training, held_out)
     }
 
     /// Draws samples `(count, ...)` from the generator in evaluation mode.
     ///
-    /// The latent points are those of the seed, the same at every call; a class-conditional generator makes each class in
-    /// turn. Samples are made some hundred at a time, so that the memory in use is little more than that of the result.
+    /// They come from the generator's moving average where [`ema`](crate::TrainConfig::ema) is on. The latent points are
+    /// those of the seed, the same at every call; a class-conditional generator makes each class in turn. Samples are made some hundred at a time, so that the memory in use is little more than that of the result.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a count of 0; the generator's.
@@ -174,7 +281,20 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             let labels = labels_in_turn(self.generator.model(), i * AT_ONCE, size)?;
             Ok(generate(self.generator.model(), &latent, labels.as_ref(), false)?.detach())
         });
-        Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
+        let batches =
+            self.generator.averaged(self.average(), || batches.collect::<Result<Vec<_>>>())?;
+        Ok(Tensor::cat(&batches, 0)?)
+    }
+
+    /// The moving average of the generator's parameters, with its buffers as they are now: `None` before the first step and
+    /// where [`ema`](crate::TrainConfig::ema) is off. [`Parameters::save`] writes it like any generator's weights.
+    pub fn average(&self) -> Option<&Parameters> {
+        self.average.as_ref().and_then(Average::values)
+    }
+
+    /// Why the last call of [`fit`](Self::fit) ended; `None` where there was none or it ended with an error.
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
     }
 
     /// The generator with its parameters.
@@ -195,6 +315,21 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// The number of the generator step that is under way, counted from 1.
     fn step(&self) -> u64 {
         self.generator_steps + 1
+    }
+
+    /// Critic steps before the next generator step.
+    fn n_critic(&self) -> Result<usize> {
+        let step = self.generator_steps;
+        let Some(own) = &self.own_n_critic else {
+            return Ok(self.config.n_critic_schedule.at(step, self.config.n_critic));
+        };
+        match own(step) {
+            0 => {
+                let what = format!("the trainer's own n_critic at step {step}");
+                Err(Error::config(what, 0, "1 or more"))
+            }
+            n_critic => Ok(n_critic),
+        }
     }
 
     /// Generator steps done so far.

@@ -57,12 +57,20 @@ pub struct GeneratorReport {
 
 impl GeneratorReport {
     /// `probe` has seen the gradient of the loss, which is -1 / batch times that of each score.
-    pub(super) fn read(loss: Tensor, probe: &GradientProbe, batch: usize) -> Result<Self> {
+    pub(super) fn read(
+        loss: Tensor,
+        probe: &GradientProbe,
+        batch: usize,
+        step: u64,
+    ) -> Result<Self> {
         let norm = probe.mean_norm().ok_or_else(|| Error::NotConnected {
             what: "the score".into(),
             on: "the generated samples: the critic's forward pass detaches them".into(),
         })?;
-        Ok(Self { loss: number(loss)?, gradient_norm: number(norm)? * batch as f64 })
+        let gradient_norm = number(norm)? * batch as f64;
+        let cause = "the critic is so steep that the length of its gradient overflows: lower its learning rate";
+        finite("the critic's gradient norm at the generated samples", gradient_norm, step, cause)?;
+        Ok(Self { loss: number(loss)?, gradient_norm })
     }
 }
 
@@ -71,33 +79,66 @@ fn number(scalar: Tensor) -> Result<f64> {
     Ok(scalar.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?)
 }
 
+/// Why a step ends: an error, and the parameters whose gradients are not finite where it is these.
+pub(super) struct Failure {
+    error: Error,
+    gradients: Vec<String>,
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), gradients: Vec::new() }
+    }
+}
+
+impl Failure {
+    /// The error, with the place where the value that is not finite arose. Finding it takes the model's forward passes once
+    /// more; where that fails too, it is not told.
+    pub(super) fn located(self, find: impl FnOnce(&[String]) -> Result<Option<String>>) -> Error {
+        match self.error {
+            Error::NonFinite { step, quantity, value, cause, first: None, checkpoint } => {
+                let first = find(&self.gradients).ok().flatten();
+                Error::NonFinite { step, quantity, value, cause, first, checkpoint }
+            }
+            other => other,
+        }
+    }
+}
+
 /// The gradients of a loss, held to be finite like the loss itself: where a power overflows, they are so first.
 pub(super) fn finite_gradients(
     name: &str,
     loss: Traced,
     parameters: &Parameters,
     step: u64,
-) -> Result<GradStore> {
+) -> Result<GradStore, Failure> {
     finite(name, number(loss.detach())?, step, RATE)?;
     let gradients = loss.backward()?;
+    let mut not_finite = Vec::new();
     for (name, parameter) in parameters.trained() {
         let Some(gradient) = gradients.get(parameter) else {
             continue; // the optimiser's to report
         };
         if let Some(value) = first_non_finite(gradient)? {
-            let cause = "the gradient overflows where the loss does not yet: lower the learning rate, or k and p \
-                         of a divergence penalty, or scale the data to [-1, 1]";
-            finite(&format!("the gradient of {name}"), value, step, cause)?;
+            not_finite.push((name.to_owned(), value));
         }
     }
-    Ok(gradients)
+    let Some((name, value)) = not_finite.first() else {
+        return Ok(gradients);
+    };
+    let cause = "the gradient overflows where the loss does not yet: lower the learning rate, or k and p \
+                 of a divergence penalty, or scale the data to [-1, 1]";
+    let error = non_finite(&format!("the gradient of {name}"), *value, step, cause);
+    Err(Failure { error, gradients: not_finite.into_iter().map(|(name, _)| name).collect() })
 }
 
 const RATE: &str = "a learning rate is too high, or the parameters or the data are not finite";
 
 fn finite(quantity: &str, value: f64, step: u64, cause: &str) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    Err(Error::NonFinite { step, quantity: quantity.into(), value, cause: cause.into() })
+    if value.is_finite() { Ok(()) } else { Err(non_finite(quantity, value, step, cause)) }
+}
+
+fn non_finite(quantity: &str, value: f64, step: u64, cause: &str) -> Error {
+    let (quantity, cause) = (quantity.into(), cause.into());
+    Error::NonFinite { step, quantity, value, first: None, cause, checkpoint: None }
 }

@@ -194,13 +194,30 @@ def section_losses():
 # B. optimizers.safetensors
 # ---------------------------------------------------------------------------------------
 
+# name: class, options, and the decoupled weight decay where the class itself would add it to the
+# gradient.
 OPTIMIZERS = {
-    "rmsprop_099": (torch.optim.RMSprop, dict(lr=1e-2, alpha=0.99, eps=1e-8)),
-    "rmsprop_09": (torch.optim.RMSprop, dict(lr=1e-2, alpha=0.9, eps=1e-8)),
-    "adam_0_09": (torch.optim.Adam, dict(lr=1e-2, betas=(0.0, 0.9), eps=1e-8)),
-    "adam_05_0999": (torch.optim.Adam, dict(lr=1e-2, betas=(0.5, 0.999), eps=1e-8)),
-    "adam_09_0999": (torch.optim.Adam, dict(lr=1e-2, betas=(0.9, 0.999), eps=1e-8)),
+    "rmsprop_099": (torch.optim.RMSprop, dict(lr=1e-2, alpha=0.99, eps=1e-8), 0),
+    "rmsprop_09": (torch.optim.RMSprop, dict(lr=1e-2, alpha=0.9, eps=1e-8), 0),
+    "adam_0_09": (torch.optim.Adam, dict(lr=1e-2, betas=(0.0, 0.9), eps=1e-8), 0),
+    "adam_05_0999": (torch.optim.Adam, dict(lr=1e-2, betas=(0.5, 0.999), eps=1e-8), 0),
+    "adam_09_0999": (torch.optim.Adam, dict(lr=1e-2, betas=(0.9, 0.999), eps=1e-8), 0),
+    "rmsprop_momentum": (torch.optim.RMSprop, dict(lr=1e-2, alpha=0.9, momentum=0.7), 0),
+    "rmsprop_centered": (torch.optim.RMSprop, dict(lr=1e-2, alpha=0.9, centered=True), 0),
+    "rmsprop_centered_momentum": (
+        torch.optim.RMSprop,
+        dict(lr=1e-2, alpha=0.9, centered=True, momentum=0.7),
+        0,
+    ),
+    "rmsprop_decay": (torch.optim.RMSprop, dict(lr=1e-2, alpha=0.9), 0.1),
+    "adamw": (torch.optim.AdamW, dict(lr=1e-2, betas=(0.5, 0.999), weight_decay=0.1), 0),
+    "sgd": (torch.optim.SGD, dict(lr=1e-2), 0),
+    "sgd_decay": (torch.optim.SGD, dict(lr=1e-2), 0.1),
+    "sgd_momentum": (torch.optim.SGD, dict(lr=1e-2, momentum=0.9), 0),
+    "sgd_dampening": (torch.optim.SGD, dict(lr=1e-2, momentum=0.9, dampening=0.3), 0),
+    "sgd_nesterov": (torch.optim.SGD, dict(lr=1e-2, momentum=0.9, nesterov=True), 0),
 }
+STEPS = 500
 
 
 def section_optimizers():
@@ -214,21 +231,108 @@ def section_optimizers():
     out = {f"init.{k}": v for k, v in init.items()}
     out.update({f"grads.{k}": v for k, v in grads.items()})
 
-    for name, (optimizer, options) in OPTIMIZERS.items():
+    for name, (optimizer, options, decay) in OPTIMIZERS.items():
         params = {k: nn.Parameter(v.clone()) for k, v in init.items()}
         opt = optimizer(params.values(), **options)
-        for step in range(50):
+        for step in range(STEPS):
             for key, p in params.items():
-                p.grad = grads[key][step].clone()
+                p.grad = grads[key][step % 50].clone()
+                if decay:
+                    with torch.no_grad():
+                        p.mul_(1 - options["lr"] * decay)
             opt.step()
-            if step + 1 in (1, 2, 10, 50):
+            if step + 1 in (1, 2, 10, 50, STEPS):
                 for key, p in params.items():
                     out[f"{name}.after_{step + 1}.{key}"] = p.detach().clone()
         for key, p in params.items():
-            for state in ("square_avg", "exp_avg", "exp_avg_sq"):
-                if state in opt.state[p]:
+            for state in ("square_avg", "grad_avg", "momentum_buffer", "exp_avg", "exp_avg_sq"):
+                if torch.is_tensor(opt.state[p].get(state)):
                     out[f"{name}.state.{state}.{key}"] = opt.state[p][state]
+    out.update(updates(init, grads))
     save("optimizers.safetensors", out)
+
+
+def updates(init, grads):
+    """AdamW with a group of its own, a schedule with warm-up, and both kinds of clipping."""
+    warm_up, until = 20, 400
+    out = {}
+    for name, clip_value, clip_norm in [
+        ("groups", None, None),
+        ("clip_value", 0.5, None),
+        ("clip_norm", None, 1.0),
+        ("clip_both", 0.5, 0.3),
+    ]:
+        params = {k: nn.Parameter(v.clone()) for k, v in init.items()}
+        opt = torch.optim.AdamW(
+            [
+                dict(params=[params["a"]]),
+                dict(params=[params["b"]], lr=3e-2, weight_decay=0.5),
+            ],
+            lr=1e-2,
+            betas=(0.5, 0.9),
+            weight_decay=0.1,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            opt, lambda t: min(1, (t + 1) / warm_up) * max(0, 1 - t / until)
+        )
+        for step in range(STEPS):
+            for key, p in params.items():
+                p.grad = grads[key][step % 50].clone()
+            if clip_value:
+                nn.utils.clip_grad_value_(params.values(), clip_value)
+            if clip_norm:
+                nn.utils.clip_grad_norm_(params.values(), clip_norm)
+            opt.step()
+            schedule.step()
+            if step + 1 in (1, 2, 10, 50, STEPS):
+                for key, p in params.items():
+                    out[f"updates.{name}.after_{step + 1}.{key}"] = p.detach().clone()
+    return out
+
+
+def section_schedules():
+    """The factors of PyTorch's schedules over 300 steps, and an average of a parameter's values."""
+    lr_scheduler = torch.optim.lr_scheduler
+    schedules = {
+        "linear": lambda o: lr_scheduler.LambdaLR(
+            o, lambda t: 1 + (0.1 - 1) * min(1, max(0, t - 40) / 160)
+        ),
+        "linear_lr": lambda o: lr_scheduler.LinearLR(
+            o, start_factor=1, end_factor=0.25, total_iters=200
+        ),
+        "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=200, eta_min=0.1),
+        "step": lambda o: lr_scheduler.StepLR(o, step_size=70, gamma=0.3),
+        "multi_step": lambda o: lr_scheduler.MultiStepLR(o, milestones=[20, 21, 250], gamma=0.5),
+    }
+    out = {}
+    for name, make in schedules.items():
+        # Cosine annealing goes up again after T_max.
+        steps = 201 if name == "cosine" else 300
+        opt = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = make(opt)
+        out[name] = []
+        for _ in range(steps):
+            out[name].append(opt.param_groups[0]["lr"])
+            opt.step()
+            schedule.step()
+    torch.manual_seed(202)
+    model = nn.BatchNorm1d(2)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.95)
+    )
+    values, averages = [], []
+    for _ in range(100):
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(2))
+        average.update_parameters(model)
+        values.append(model.weight.tolist())
+        averages.append(average.module.weight.tolist())
+    out["values"], out["ema_095"] = values, averages
+    path = os.path.join(HERE, "schedules.json")
+    with open(path, "w") as file:
+        json.dump(out, file)
+        file.write("\n")
+    print(f"{os.path.getsize(path):8d}  schedules.json")
 
 
 # ---------------------------------------------------------------------------------------
@@ -573,6 +677,7 @@ if __name__ == "__main__":
     else:
         section_losses()
         section_optimizers()
+        section_schedules()
         section_training()
         section_activations()
         section_init()

@@ -1,5 +1,9 @@
 //! Writing files so that nothing that existed is lost when something fails.
 
+mod lock;
+
+pub use lock::FolderLock;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -39,14 +43,24 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Writes a file whole or not at all: into a temporary file beside it, flushed to disk, then renamed over it.
+/// What the name of a file that is not yet whole ends in; it begins with a dot.
+const PARTIAL: &str = ".wgan-partial";
+
+/// Writes a file whole or not at all: into a temporary file beside it, flushed to disk, then renamed over it, and the
+/// folder flushed, so that after a power cut the file is the old one or the new one.
+///
+/// A process that is killed meanwhile leaves `.NAME.XXXXXX.wgan-partial` behind, which [`FolderLock::acquire`] removes.
 ///
 /// # Errors
-/// [`Error::Io`] that names the file; what was there before is untouched.
+/// [`Error::Io`] that names the file; what was there before is untouched. Only where the folder cannot be flushed is the
+/// new file in place all the same.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
     let folder = folder_of(path);
     let fail = |e| Error::io(path, "writing the file", e);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.");
     let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(PARTIAL);
     // The usual mode of a new file, less the umask; a temporary file's own would be private to its owner.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -54,6 +68,42 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
     file.write_all(contents).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;
+    flush_folder(folder)
+}
+
+/// Makes a renaming in the folder last through a power cut.
+fn flush_folder(folder: &Path) -> Result<()> {
+    // Elsewhere a folder cannot be opened as a file.
+    #[cfg(unix)]
+    {
+        use std::io::ErrorKind::{InvalidInput, Unsupported};
+        match std::fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+            // Some network file systems have no such thing.
+            Err(error) if !matches!(error.kind(), InvalidInput | Unsupported) => {
+                return Err(Error::io(folder, "flushing the folder", error));
+            }
+            _ => {}
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+/// Removes what killed processes left half written in this folder.
+fn remove_partial(folder: &Path) -> Result<()> {
+    let fail = |e| Error::io(folder, "reading the folder", e);
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && name.starts_with('.') && name.ends_with(PARTIAL) {
+            let path = entry.path();
+            std::fs::remove_file(&path)
+                .map_err(|e| Error::io(&path, "removing a half-written file", e))?;
+        }
+    }
     Ok(())
 }
 

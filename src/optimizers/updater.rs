@@ -1,0 +1,216 @@
+//! One network's optimiser in a run.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+
+use super::{Optimizer, Rates, UpdateConfig};
+use crate::error::{Error, Result};
+use crate::ops::first_non_finite;
+use crate::parameters::Parameters;
+
+/// One network's optimiser with what a run does around it.
+pub(crate) struct Updater {
+    owner: &'static str,
+    optimizer: Box<dyn Optimizer>,
+    config: UpdateConfig,
+    own_schedule: Option<Box<dyn Fn(u64) -> f64>>,
+}
+
+impl Updater {
+    /// `owner` names the network in errors.
+    pub(crate) fn new(
+        owner: &'static str,
+        optimizer: Box<dyn Optimizer>,
+        config: UpdateConfig,
+        parameters: &Parameters,
+    ) -> Result<Self> {
+        config.check_names(&format!("{owner}_updates"), parameters)?;
+        Ok(Self { owner, optimizer, config, own_schedule: None })
+    }
+
+    pub(crate) fn set_optimizer(&mut self, optimizer: Box<dyn Optimizer>) {
+        self.optimizer = optimizer;
+    }
+
+    pub(crate) fn set_schedule(&mut self, schedule: Box<dyn Fn(u64) -> f64>) {
+        self.own_schedule = Some(schedule);
+    }
+
+    /// One update of every parameter, at generator step `step`, counted from 0.
+    pub(crate) fn step(
+        &mut self,
+        parameters: &Parameters,
+        mut gradients: GradStore,
+        step: u64,
+    ) -> Result<()> {
+        let factor = self.factor(step)?;
+        self.config.clip(parameters, &mut gradients)?;
+        let rates = Rates::new(factor, &self.config.groups);
+        self.optimizer.step(parameters, &gradients, &rates)?;
+        finite(parameters, step)
+    }
+
+    fn factor(&self, step: u64) -> Result<f64> {
+        let configured = self.config.factor(step);
+        let Some(own) = &self.own_schedule else {
+            return Ok(configured);
+        };
+        let factor = own(step);
+        if factor.is_finite() && factor >= 0.0 {
+            return Ok(configured * factor);
+        }
+        Err(Error::config(
+            format!("the {}'s own learning-rate schedule at step {step}", self.owner),
+            factor,
+            "a finite factor of at least 0",
+        ))
+    }
+
+    pub(crate) fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.optimizer.state()
+    }
+
+    pub(crate) fn load_state(
+        &mut self,
+        parameters: &Parameters,
+        state: &BTreeMap<String, Tensor>,
+    ) -> Result<()> {
+        self.optimizer.load_state(parameters, state)
+    }
+}
+
+/// Holds the parameters to be finite after an update, which overflows where a learning rate is beyond all measure.
+fn finite(parameters: &Parameters, step: u64) -> Result<()> {
+    for (name, parameter) in parameters.trained() {
+        if let Some(value) = first_non_finite(parameter)? {
+            return Err(Error::NonFinite {
+                step: step + 1,
+                quantity: format!("the parameter {name} after its update"),
+                value,
+                first: None,
+                cause: "the update overflows: lower the learning rate".into(),
+                checkpoint: None,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::super::{OptimizerConfig, ParameterGroup};
+    use super::*;
+    use crate::schedules::RateSchedule;
+
+    fn reference() -> BTreeMap<String, Tensor> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pytorch/optimizers.safetensors");
+        candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
+    }
+
+    fn parameters(reference: &BTreeMap<String, Tensor>) -> Parameters {
+        let var = |name: &str| {
+            (name.to_owned(), Var::from_tensor(&reference[&format!("init.{name}")]).unwrap())
+        };
+        [var("a"), var("b")].into_iter().collect()
+    }
+
+    fn gradients(
+        reference: &BTreeMap<String, Tensor>,
+        parameters: &Parameters,
+        step: usize,
+    ) -> GradStore {
+        let mut store = GradStore::default();
+        for (name, var) in parameters.trained() {
+            store.insert(var, reference[&format!("grads.{name}")].get(step % 50).unwrap());
+        }
+        store
+    }
+
+    /// Groups, a warm-up with a linear decay, and clipping, against PyTorch's parameter groups, `LambdaLR` and
+    /// `clip_grad_*_` over 500 steps.
+    #[test]
+    fn everything_around_an_optimiser_is_pytorchs() -> Result<()> {
+        let reference = reference();
+        let distance = |parameters: &Parameters, setting: &str, step: usize| -> Result<f64> {
+            let mut worst: f64 = 0.0;
+            for (name, var) in parameters.trained() {
+                let expected = &reference[&format!("updates.{setting}.after_{step}.{name}")];
+                worst = worst.max(var.sub(expected)?.abs()?.flatten_all()?.max(0)?.to_scalar()?);
+            }
+            Ok(worst)
+        };
+        let settings = [
+            ("groups", None, None),
+            ("clip_value", Some(0.5), None),
+            ("clip_norm", None, Some(1.0)),
+            ("clip_both", Some(0.5), Some(0.3)),
+        ];
+        for (setting, clip_value, clip_norm) in settings {
+            let config = UpdateConfig {
+                schedule: RateSchedule::linear(0, 400),
+                warm_up: 20,
+                groups: vec![ParameterGroup::new("b*").learning_rate(3e-2).weight_decay(0.5)],
+                clip_value,
+                clip_norm,
+            };
+            config.check("updates")?;
+            let parameters = parameters(&reference);
+            let optimizer = OptimizerConfig::adam_w(1e-2, 0.5, 0.9, 0.1).build();
+            let mut updater = Updater::new("critic", optimizer, config, &parameters)?;
+            for step in 0..500 {
+                let gradients = gradients(&reference, &parameters, step);
+                updater.step(&parameters, gradients, step as u64)?;
+                if [1, 2, 10, 50, 500].contains(&(step + 1)) {
+                    let away = distance(&parameters, setting, step + 1)?;
+                    assert!(away < 1e-12, "{setting} after {}: {away:e}", step + 1);
+                }
+            }
+            for (other, ..) in settings.iter().filter(|(other, ..)| *other != setting) {
+                let away = distance(&parameters, other, 500)?;
+                assert!(away > 1e-6, "{setting} and {other}: {away:e}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_name() {
+        let reference = reference();
+        let base = UpdateConfig::default();
+        let group = |group| UpdateConfig { groups: vec![group], ..base.clone() };
+        for (wrong, field) in [
+            (UpdateConfig { clip_norm: Some(0.0), ..base.clone() }, "u.clip_norm is 0"),
+            (UpdateConfig { clip_value: Some(f64::NAN), ..base.clone() }, "u.clip_value is NaN"),
+            (group(ParameterGroup::new("")), "u.groups[0].names is empty"),
+            (
+                group(ParameterGroup::new("a").learning_rate(-1.0)),
+                "u.groups[0].learning_rate is -1",
+            ),
+            (group(ParameterGroup::new("a").weight_decay(-1.0)), "u.groups[0].weight_decay is -1"),
+            (
+                UpdateConfig { schedule: RateSchedule::linear(5, 5), ..base.clone() },
+                "u.schedule.until is 5",
+            ),
+        ] {
+            let error = wrong.check("u").unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
+        let parameters = parameters(&reference);
+        let build = || OptimizerConfig::sgd(1.0, 0.0).build();
+        let new = |config| Updater::new("critic", build(), config, &parameters);
+        let error = new(group(ParameterGroup::new("fc*"))).err().unwrap().to_string();
+        let expected = "critic_updates.groups[0].names is \"fc*\"; expected a pattern that a \
+                        parameter fits: a, b";
+        assert_eq!(error, expected);
+        let mut updater = new(base).unwrap();
+        updater.set_schedule(Box::new(|step| if step == 3 { f64::NAN } else { 1.0 }));
+        for step in 0..5 {
+            let result = updater.step(&parameters, gradients(&reference, &parameters, 0), step);
+            assert_eq!(result.is_err(), step == 3);
+        }
+    }
+}
