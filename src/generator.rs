@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::second_order::Traced;
 
 /// A network that maps latent points to samples.
 ///
@@ -43,6 +44,25 @@ pub trait Generator {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) or candle's where the latent points do not fit.
     fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor>;
+
+    /// The same on a traced tensor, of the classes asked for where there are labels: what a training step runs.
+    ///
+    /// The default goes through candle's graph. A generator that is written in traced operations, as those of the
+    /// [`zoo`](crate::zoo) are, overrides it: its gradients then cost neither a memory of zeros nor a sum with them each.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward) and [`forward_conditional`](Self::forward_conditional).
+    fn forward_traced(
+        &self,
+        latent: &Traced,
+        labels: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Traced> {
+        latent.through_candle(|latent| match labels {
+            Some(labels) => self.forward_conditional(latent, labels, train),
+            None => self.forward(latent, train),
+        })
+    }
 
     /// How many classes the generator makes samples of; `None`, the default, for one that is not told a class.
     fn classes(&self) -> Option<usize> {
@@ -102,5 +122,14 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 
     fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
         (**self).forward_conditional(latent, labels, train)
+    }
+
+    fn forward_traced(
+        &self,
+        latent: &Traced,
+        labels: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Traced> {
+        (**self).forward_traced(latent, labels, train)
     }
 }

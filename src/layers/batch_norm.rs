@@ -5,7 +5,7 @@ use candle_nn::{BatchNormConfig, Init, VarBuilder};
 
 use super::{check_weight, name};
 use crate::error::{Error, Result};
-use crate::ops::{Statistics, has_kernel, normalise};
+use crate::ops::{Statistics, has_kernel};
 use crate::second_order::{Layer, Traced};
 
 /// Batch normalisation (Ioffe and Szegedy 2015) over the batch and all positions of each channel, with
@@ -62,22 +62,23 @@ impl BatchNorm {
     /// [`Error::Shape`] where the second dimension is not the number of channels, or where a channel has a
     /// single value in training.
     pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        Ok(self.forward_traced(&Traced::plain(x), train)?.raw().clone())
+    }
+
+    /// The same on a traced tensor, of which no [`gradient`](Traced::gradient) can be taken.
+    ///
+    /// # Errors
+    /// Those of [`forward_t`](Self::forward_t); [`Error::BatchNormUnderPenalty`] for what was computed from an input.
+    pub fn forward_traced(&self, x: &Traced, train: bool) -> Result<Traced> {
         let affine = self.affine.as_ref().map(|(weight, bias)| (weight, bias));
         self.running.normalise(x, train, affine)
     }
 }
 
+/// In training, as in a critic.
 impl Layer for BatchNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
-        x.batch_norm(|value| {
-            let affine =
-                self.affine.as_ref().map(|(weight, bias)| (x.weight(weight), x.weight(bias)));
-            self.running.normalise(
-                value,
-                true,
-                affine.as_ref().map(|(weight, bias)| (weight, bias)),
-            )
-        })
+        self.forward_traced(x, true)
     }
 }
 
@@ -110,12 +111,12 @@ impl Running {
     /// ones, and with the running ones otherwise.
     pub(super) fn normalise(
         &self,
-        x: &Tensor,
+        x: &Traced,
         train: bool,
         affine: Option<(&Tensor, &Tensor)>,
-    ) -> Result<Tensor> {
+    ) -> Result<Traced> {
         let channels = self.mean.elem_count();
-        Traced::untracked(x).check_input(&self.name, Some(&self.mean))?;
+        x.check_input(&self.name, Some(&self.mean))?;
         let misfit = |expected: String| Error::input(&self.name, x.dims(), expected);
         let count = match x.dims() {
             [batch, c, rest @ ..] if *c == channels => batch * rest.iter().product::<usize>(),
@@ -132,21 +133,28 @@ impl Running {
         };
         if !train {
             let (mean, variance) = (self.mean.detach(), self.variance.detach());
-            return Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?);
+            return x.batch_norm(|value| {
+                let (weight, bias) = (x.weight(&weight), x.weight(&bias));
+                Ok(composed(value, &mean, &variance, self.eps, &weight, &bias)?)
+            });
         }
         let unbiased = count as f64 / (count as f64 - 1.0);
-        if has_kernel(x) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype() {
-            let (y, Statistics { mean, variance }) = normalise(x, &weight, &bias, self.eps)?;
+        if has_kernel(x.raw()) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype() {
+            let (y, Statistics { mean, variance }) = x.normalise(&weight, &bias, self.eps)?;
             let tensor = |values: &[f64]| Tensor::from_slice(values, channels, x.device());
             self.follow(&self.mean, &tensor(&mean)?, 1.0)?;
             self.follow(&self.variance, &tensor(&variance)?, unbiased)?;
             return Ok(y);
         }
-        let mean = channel_means(x)?;
-        let variance = channel_means(&x.broadcast_sub(&spread(&mean, x.rank())?)?.sqr()?)?;
-        self.follow(&self.mean, &mean.detach(), 1.0)?;
-        self.follow(&self.variance, &variance.detach(), unbiased)?;
-        Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?)
+        x.batch_norm(|value| {
+            let mean = channel_means(value)?;
+            let centred = value.broadcast_sub(&spread(&mean, value.rank())?)?;
+            let variance = channel_means(&centred.sqr()?)?;
+            self.follow(&self.mean, &mean.detach(), 1.0)?;
+            self.follow(&self.variance, &variance.detach(), unbiased)?;
+            let (weight, bias) = (x.weight(&weight), x.weight(&bias));
+            Ok(composed(value, &mean, &variance, self.eps, &weight, &bias)?)
+        })
     }
 
     /// `running = (1 - momentum) * running + momentum * scale * batch`, in place.

@@ -5,6 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use super::{batch_norm::Running, check_labels, check_weight};
 use crate::error::Result;
+use crate::second_order::Traced;
 
 /// Batch normalisation whose weight and bias depend on the sample's class (de Vries et al. 2017), as the WGAN-GP code's
 /// conditional ResNet has it: statistics are shared by all classes. `eps` 1e-5, `momentum` 0.1.
@@ -45,14 +46,26 @@ impl ConditionalBatchNorm {
     /// [`Error::Shape`](crate::Error::Shape) on the terms of [`BatchNorm::forward_t`](super::BatchNorm::forward_t);
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for a label that is no class.
     pub fn forward_t(&self, x: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
+        Ok(self.forward_traced(&Traced::plain(x), labels, train)?.raw().clone())
+    }
+
+    /// The same on a traced tensor, of which no [`gradient`](Traced::gradient) can be taken.
+    ///
+    /// # Errors
+    /// Those of [`forward_t`](Self::forward_t);
+    /// [`Error::BatchNormUnderPenalty`](crate::Error::BatchNormUnderPenalty) for what was computed from an input.
+    pub fn forward_traced(&self, x: &Traced, labels: &Tensor, train: bool) -> Result<Traced> {
         let batch = x.dims().first().copied().unwrap_or_default();
         check_labels(&self.running.name, labels, batch, self.classes)?;
         let normalised = self.running.normalise(x, train, None)?;
         let labels = labels.to_device(x.device())?;
-        let mut dims = vec![1; x.rank()];
+        let mut dims = vec![1; x.dims().len()];
         dims[..2].copy_from_slice(&x.dims()[..2]);
-        let of_sample = |table: &Tensor| table.index_select(&labels, 0)?.reshape(dims.as_slice());
+        let of_sample = |table: &Tensor| -> Result<Traced> {
+            let rows = table.index_select(&labels, 0)?.reshape(dims.as_slice())?;
+            Ok(x.parameter(&rows))
+        };
         let scaled = normalised.broadcast_mul(&of_sample(&self.weight)?)?;
-        Ok(scaled.broadcast_add(&of_sample(&self.bias)?)?)
+        scaled.broadcast_add(&of_sample(&self.bias)?)
     }
 }

@@ -18,7 +18,7 @@ mod pool;
 mod product;
 
 pub(crate) use activation::{activate, activate_gradient, tanh_gradient, times_derivative};
-pub(crate) use batch_norm::{Statistics, normalise};
+pub(crate) use batch_norm::{Normalised, Statistics, normalise};
 pub(crate) use convolution::{conv2d, conv2d_input, conv2d_kernel, sum_channels};
 pub(crate) use finite::first_non_finite;
 pub(crate) use gradient_probe::GradientProbe;

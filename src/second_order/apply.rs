@@ -1,10 +1,14 @@
 //! Layers on traced tensors: candle-nn's own, and anybody's.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use candle_nn::{Activation, BatchNorm, LayerNorm, Linear, ModuleT, PReLU, RmsNorm};
 
 use super::Traced;
+use super::tape::PullBack;
 use crate::error::{Error, Result};
+use crate::ops;
 
 /// Something that a critic applies to a traced tensor.
 ///
@@ -31,6 +35,32 @@ impl Traced {
 }
 
 impl Traced {
+    /// `weight * (x - mean) / sqrt(variance + eps) + bias` with the statistics of each channel of `(batch, channels, ...)`, for
+    /// which no gradient of a sample's own can be pulled back, and the statistics.
+    pub(crate) fn normalise(
+        &self,
+        weight: &Tensor,
+        bias: &Tensor,
+        eps: f64,
+    ) -> Result<(Self, ops::Statistics)> {
+        if self.is_tracked() {
+            return Err(Error::BatchNormUnderPenalty { shape: self.dims().to_vec() });
+        }
+        if self.is_plain() {
+            let (y, statistics) = ops::normalise(self.raw(), weight, bias, eps)?;
+            return Ok((Self::plain(&y), statistics));
+        }
+        let operands = [self.clone(), self.parameter(weight), self.parameter(bias)];
+        let (y, statistics, done) = ops::Normalised::new(self.raw(), weight, bias, eps)?;
+        let done = Arc::new(done);
+        let pull_back = |operand: usize| -> PullBack {
+            let done = done.clone();
+            Box::new(move |g| Ok(Self::unrecorded(done.gradient(operand, g.raw())?)))
+        };
+        let operands = operands.iter().enumerate().map(|(i, operand)| (operand, pull_back(i)));
+        Ok((Self::from_operands(y, operands), statistics))
+    }
+
     /// Applies a batch normalisation, for which no gradient of a sample's own can be pulled back.
     pub(crate) fn batch_norm(
         &self,

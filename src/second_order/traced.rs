@@ -150,6 +150,35 @@ impl Traced {
         matches!(self.pass, Pass::Frozen { .. })
     }
 
+    /// Whether it is a tensor in candle code.
+    pub(super) fn is_plain(&self) -> bool {
+        self.pass == Pass::Plain
+    }
+
+    /// Generated samples on their way into a critic whose parameters are constants.
+    pub(crate) fn freeze(self) -> Self {
+        let leaf = self.node.as_ref().filter(|node| node.reaches_leaf()).and_then(|node| {
+            node.ancestry(Node::reaches_leaf).find_map(Node::as_leaf).map(Tensor::id)
+        });
+        Self { pass: Pass::Frozen { samples: leaf }, ..self }
+    }
+
+    /// Whether a gradient reaches a parameter, or what candle computed.
+    pub(crate) fn reaches_leaf(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.reaches_leaf())
+    }
+
+    /// The same tensor; `look` is shown its gradient when that passes.
+    pub(crate) fn watched(
+        &self,
+        look: impl Fn(&Tensor) -> candle_core::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.unary(self.raw.clone(), move |g| {
+            look(g.raw())?;
+            Ok(g.clone())
+        })
+    }
+
     pub(super) fn is_recorded(&self) -> bool {
         self.pass != Pass::Unrecorded
     }

@@ -1,14 +1,15 @@
 //! What must hold before the first step.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use super::WganTrainer;
 use crate::critic::{Critic, given};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::generator::{Generator, generate, labels_in_turn};
+use crate::generator::{Generator, labels_in_turn};
 use crate::layers;
 use crate::parameters::{Parameters, is_statistic};
+use crate::second_order::Traced;
 
 /// The device and the type that both models share.
 pub(super) fn common_place(generator: &Parameters, critic: &Parameters) -> Result<(Device, DType)> {
@@ -37,9 +38,9 @@ pub(super) fn common_place(generator: &Parameters, critic: &Parameters) -> Resul
     Ok((device, dtype))
 }
 
-/// Holds generated samples to be part of candle's graph, without which no generator step could reach the generator.
-pub(super) fn tracked(fake: Tensor) -> Result<Tensor> {
-    if fake.track_op() {
+/// Holds generated samples to be computed from parameters, without which no generator step could reach the generator.
+pub(super) fn tracked(fake: Traced) -> Result<Traced> {
+    if fake.reaches_leaf() {
         return Ok(fake);
     }
     Err(Error::NotConnected {
@@ -91,8 +92,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let latent = self.latent("latent/check", 0, batch)?;
         let labels = labels_in_turn(self.generator.model(), 0, batch)?;
         let (generator, labels) = (&self.generator, labels.as_ref());
-        let fake = (generator.parameters())
-            .keeping_buffers(|| generate(generator.model(), &latent, labels, true))?;
+        let fake = (generator.parameters()).keeping_buffers(|| {
+            generator.model().forward_traced(&Traced::untracked(&latent), labels, true)
+        })?;
         if fake.dims() != samples {
             return Err(Error::Shape {
                 what: format!("the generator's output for {batch} latent points"),

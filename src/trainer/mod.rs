@@ -202,7 +202,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let CriticDraws { real, latent, epsilon, labels } = draws;
         let (labels, lipschitz) = (labels.as_ref(), self.config.lipschitz);
         let critic = given(self.critic.model(), labels);
-        let fake = generate(self.generator.model(), latent, labels, true)?.detach();
+        let fake = self.generator.model().forward_traced(&Traced::frozen(latent), labels, true)?;
+        let fake = fake.detach();
 
         let estimate = wasserstein_estimate(&*critic, real, &fake, self.batching)?;
         let penalty = lipschitz.penalty(&*critic, real, &fake, epsilon.as_ref())?;
@@ -228,8 +229,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let GeneratorDraws { latent, labels } = &draws;
         let (labels, probe) = (labels.as_ref(), GradientProbe::default());
         let critic = given(self.critic.model(), labels);
-        let fake = checks::tracked(generate(self.generator.model(), latent, labels, true)?)?;
-        let loss = generator_loss(&score(&*critic, &Traced::frozen(&probe.attach(&fake)?))?)?;
+        let fake =
+            self.generator.model().forward_traced(&Traced::untracked(latent), labels, true)?;
+        let fake = checks::tracked(fake)?.watched(probe.looking()).freeze();
+        let loss = generator_loss(&score(&*critic, &fake)?)?;
 
         let value = loss.detach();
         let gradients = self.generator_gradients(loss, &draws)?;

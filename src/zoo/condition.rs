@@ -59,17 +59,9 @@ impl Condition {
         }
     }
 
-    /// `(batch, features)` with the one-hot labels behind them.
-    pub(super) fn append(self, x: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
-        match self.one_hot(labels, x.dims()[0], x)? {
-            Some(rows) => Ok(Tensor::cat(&[x, &rows], 1)?),
-            None => Ok(x.clone()),
-        }
-    }
-
-    /// The same for `(batch, features)` in a critic, and for images `(batch, channels, height, width)`, to which each class
-    /// adds a plane of zeros or of ones.
-    pub(super) fn append_traced(self, x: &Traced, labels: Option<&Tensor>) -> Result<Traced> {
+    /// `(batch, features)` with the one-hot labels behind them, or images `(batch, channels, height, width)`, to which each
+    /// class adds a plane of zeros or of ones.
+    pub(super) fn append(self, x: &Traced, labels: Option<&Tensor>) -> Result<Traced> {
         let Some(rows) = self.one_hot(labels, x.dims()[0], x.raw())? else {
             return Ok(x.clone());
         };
@@ -93,7 +85,16 @@ macro_rules! impl_generator {
             }
 
             fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-                self.run(latent, None, train)
+                Ok(self.run(&Traced::plain(latent), None, train)?.raw().clone())
+            }
+
+            fn forward_traced(
+                &self,
+                latent: &Traced,
+                labels: Option<&Tensor>,
+                train: bool,
+            ) -> Result<Traced> {
+                self.run(latent, labels, train)
             }
 
             fn classes(&self) -> Option<usize> {
@@ -107,7 +108,7 @@ macro_rules! impl_generator {
                 labels: &Tensor,
                 train: bool,
             ) -> Result<Tensor> {
-                self.run(latent, Some(labels), train)
+                Ok(self.run(&Traced::plain(latent), Some(labels), train)?.raw().clone())
             }
         }
     };

@@ -117,19 +117,19 @@ impl MlpGenerator {
         Ok(Self { hidden, output, config, condition })
     }
 
-    fn run(&self, latent: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
+    fn run(&self, latent: &Traced, labels: Option<&Tensor>, train: bool) -> Result<Traced> {
         let batch = latent_batch(latent, self.config.latent_dim)?;
         let mut x = self.condition.append(latent, labels)?;
         for (fc, norm) in &self.hidden {
             x = x.apply(fc)?;
             if let Some(norm) = norm {
-                x = norm.forward_t(&x, train)?;
+                x = norm.forward_traced(&x, train)?;
             }
-            x = self.config.activation.forward(&x)?;
+            x = x.apply(&self.config.activation)?;
         }
         let x = x.apply(&self.output)?;
         let shape: Vec<usize> = [&[batch], self.config.sample_shape.as_slice()].concat();
-        Ok(self.config.output_activation.forward(&x)?.reshape(shape)?)
+        x.apply(&self.config.output_activation)?.reshape(shape)
     }
 }
 
@@ -206,7 +206,7 @@ impl MlpCritic {
 
     fn run(&self, samples: &Traced, labels: Option<&Tensor>) -> Result<Traced> {
         check_samples(samples, &self.config.sample_shape)?;
-        let mut x = self.condition.append_traced(&samples.flatten_from(1)?, labels)?;
+        let mut x = self.condition.append(&samples.flatten_from(1)?, labels)?;
         for fc in &self.hidden {
             x = x.apply(fc)?.apply(&self.config.activation)?;
         }

@@ -32,13 +32,11 @@ pub use resnet::{
     ResNet64Generator, ResidualDown, ResidualUp,
 };
 
-use candle_core::Tensor;
-
 use crate::error::{Error, Result};
 use crate::second_order::Traced;
 
 /// The batch size of latent points `(batch, latent_dim)`.
-fn latent_batch(latent: &Tensor, latent_dim: usize) -> Result<usize> {
+fn latent_batch(latent: &Traced, latent_dim: usize) -> Result<usize> {
     match latent.dims() {
         &[batch, dim] if dim == latent_dim => Ok(batch),
         got => Err(Error::Shape {

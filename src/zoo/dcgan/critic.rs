@@ -131,7 +131,7 @@ impl DcganCritic {
     fn run(&self, images: &Traced, labels: Option<&Tensor>) -> Result<Traced> {
         let DcganCriticConfig { channels, image_size, .. } = self.config;
         check_samples(images, &[channels, image_size, image_size])?;
-        let mut x = self.condition.append_traced(images, labels)?;
+        let mut x = self.condition.append(images, labels)?;
         for (conv, norm) in &self.hidden {
             x = x.apply(conv)?.apply(norm)?.leaky_relu(0.2)?;
         }

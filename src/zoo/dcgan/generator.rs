@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Pyramid;
 use crate::error::Result;
-use crate::layers::{Activation, BatchNorm, ConvTranspose2d, ConvTranspose2dConfig};
+use crate::layers::{BatchNorm, ConvTranspose2d, ConvTranspose2dConfig};
+use crate::second_order::Traced;
 use crate::zoo::condition::{Condition, impl_generator};
 use crate::zoo::{check_sizes, latent_batch};
 
@@ -131,17 +132,17 @@ impl DcganGenerator {
         Ok(Self { hidden, output, config, condition })
     }
 
-    fn run(&self, latent: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
+    fn run(&self, latent: &Traced, labels: Option<&Tensor>, train: bool) -> Result<Traced> {
         latent_batch(latent, self.config.latent_dim)?;
         let mut x = self.condition.append(latent, labels)?.unsqueeze(2)?.unsqueeze(3)?;
         for (conv, norm) in &self.hidden {
             x = x.apply(conv)?;
             if let Some(norm) = norm {
-                x = norm.forward_t(&x, train)?;
+                x = norm.forward_traced(&x, train)?;
             }
-            x = Activation::Relu.forward(&x)?;
+            x = x.relu()?;
         }
-        Activation::Tanh.forward(&x.apply(&self.output)?)
+        x.apply(&self.output)?.tanh()
     }
 }
 

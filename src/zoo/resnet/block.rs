@@ -59,10 +59,23 @@ impl ResidualUp {
     /// Candle's, with the layer's own message, where the input does not fit;
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for labels that are missing, not wanted or no class.
     pub fn forward_t(&self, x: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
+        Ok(self.forward_traced(&Traced::plain(x), labels, train)?.raw().clone())
+    }
+
+    /// The same on a traced tensor.
+    ///
+    /// # Errors
+    /// Those of [`forward_t`](Self::forward_t).
+    pub fn forward_traced(
+        &self,
+        x: &Traced,
+        labels: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Traced> {
         let double = UpsampleNearest2d::new(2);
         let h = self.bn1.relu(x, labels, train)?.apply(&double)?.apply(&self.conv1)?;
         let h = self.bn2.relu(&h, labels, train)?.apply(&self.conv2)?;
-        Ok(h.add(&x.apply(&self.shortcut)?.apply(&double)?)?)
+        h.add(&x.apply(&self.shortcut)?.apply(&double)?)
     }
 }
 

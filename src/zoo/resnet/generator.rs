@@ -6,7 +6,8 @@ use candle_nn::VarBuilder;
 use super::generator_norm::GeneratorNorm;
 use super::{ResidualUp, same};
 use crate::error::Result;
-use crate::layers::{Activation, Conv2d, Linear};
+use crate::layers::{Conv2d, Linear};
+use crate::second_order::Traced;
 use crate::zoo::condition::Condition;
 use crate::zoo::latent_batch;
 
@@ -49,16 +50,16 @@ impl ResidualGenerator {
 
     pub(super) fn run(
         &self,
-        latent: &Tensor,
+        latent: &Traced,
         labels: Option<&Tensor>,
         train: bool,
-    ) -> Result<Tensor> {
+    ) -> Result<Traced> {
         let batch = latent_batch(latent, self.latent_dim)?;
         self.condition.expect(labels, batch)?;
         let mut x = latent.apply(&self.fc)?.reshape((batch, self.widest, 4, 4))?;
         for block in &self.blocks {
-            x = block.forward_t(&x, labels, train)?;
+            x = block.forward_traced(&x, labels, train)?;
         }
-        Activation::Tanh.forward(&self.bn.relu(&x, labels, train)?.apply(&self.conv)?)
+        self.bn.relu(&x, labels, train)?.apply(&self.conv)?.tanh()
     }
 }

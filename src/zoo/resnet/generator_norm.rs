@@ -4,7 +4,8 @@ use candle_core::Tensor;
 use candle_nn::{BatchNormConfig, VarBuilder};
 
 use crate::error::{Error, Result};
-use crate::layers::{Activation, BatchNorm, ConditionalBatchNorm};
+use crate::layers::{BatchNorm, ConditionalBatchNorm};
+use crate::second_order::Traced;
 
 #[derive(Debug, Clone)]
 pub(super) enum GeneratorNorm {
@@ -21,16 +22,16 @@ impl GeneratorNorm {
     }
 
     /// `relu(norm(x))`
-    pub(super) fn relu(&self, x: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
+    pub(super) fn relu(&self, x: &Traced, labels: Option<&Tensor>, train: bool) -> Result<Traced> {
         let x = match (self, labels) {
-            (Self::Plain(norm), None) => norm.forward_t(x, train)?,
-            (Self::Conditional(norm), Some(labels)) => norm.forward_t(x, labels, train)?,
+            (Self::Plain(norm), None) => norm.forward_traced(x, train)?,
+            (Self::Conditional(norm), Some(labels)) => norm.forward_traced(x, labels, train)?,
             (Self::Plain(_), Some(_)) | (Self::Conditional(_), None) => {
                 let given = if labels.is_some() { "present" } else { "absent" };
                 let expected = "labels for a block that was built with classes, and for no other";
                 return Err(Error::config("the batch of labels", given, expected));
             }
         };
-        Activation::Relu.forward(&x)
+        x.relu()
     }
 }

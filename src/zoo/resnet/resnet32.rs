@@ -79,7 +79,7 @@ impl ResNet32Generator {
         Ok(Self(ResidualGenerator::new(latent_dim, &widths, channels, classes, true, vb)?))
     }
 
-    fn run(&self, latent: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
+    fn run(&self, latent: &Traced, labels: Option<&Tensor>, train: bool) -> Result<Traced> {
         self.0.run(latent, labels, train)
     }
 }

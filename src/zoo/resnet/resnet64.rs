@@ -83,7 +83,7 @@ impl ResNet64Generator {
         Ok(Self(ResidualGenerator::new(latent_dim, &widths, channels, classes, false, vb)?))
     }
 
-    fn run(&self, latent: &Tensor, labels: Option<&Tensor>, train: bool) -> Result<Tensor> {
+    fn run(&self, latent: &Traced, labels: Option<&Tensor>, train: bool) -> Result<Traced> {
         self.0.run(latent, labels, train)
     }
 }
