@@ -69,15 +69,8 @@ impl BatchNorm {
 
 impl Layer for BatchNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
-        x.batch_norm(|value| {
-            let affine =
-                self.affine.as_ref().map(|(weight, bias)| (x.weight(weight), x.weight(bias)));
-            self.running.normalise(
-                value,
-                true,
-                affine.as_ref().map(|(weight, bias)| (weight, bias)),
-            )
-        })
+        let affine = self.affine.as_ref().map(|(weight, bias)| (weight, bias));
+        self.running.normalise_traced(x, affine)
     }
 }
 
@@ -114,8 +107,51 @@ impl Running {
         train: bool,
         affine: Option<(&Tensor, &Tensor)>,
     ) -> Result<Tensor> {
+        let count = self.check(x, train)?;
+        let (weight, bias) = self.affine(affine)?;
+        if !train {
+            let (mean, variance) = (self.mean.detach(), self.variance.detach());
+            return Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?);
+        }
+        if fits_kernel(x, &weight, &bias) {
+            let (y, statistics) = normalise(x, &weight, &bias, self.eps)?;
+            self.follow_kernel(&statistics, count)?;
+            return Ok(y);
+        }
+        let mean = channel_means(x)?;
+        let variance = channel_means(&x.broadcast_sub(&spread(&mean, x.rank())?)?.sqr()?)?;
+        self.follow(&mean.detach(), &variance.detach(), count)?;
+        Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?)
+    }
+
+    /// The same with the batch's statistics in a critic.
+    fn normalise_traced(&self, x: &Traced, affine: Option<(&Tensor, &Tensor)>) -> Result<Traced> {
+        x.check_no_sample_gradient()?;
+        let (weight, bias) = self.affine(affine)?;
+        if !fits_kernel(x.raw(), &weight, &bias) {
+            let affine = (x.weight(&weight), x.weight(&bias));
+            return x
+                .through_candle(|value| self.normalise(value, true, Some((&affine.0, &affine.1))));
+        }
+        let count = self.check(x.raw(), true)?;
+        let (weight, bias) = (x.parameter(&weight), x.parameter(&bias));
+        let (y, statistics) = normalise(x.raw(), weight.raw(), bias.raw(), self.eps)?;
+        self.follow_kernel(&statistics, count)?;
+        x.batch_normalised(y, (&weight, &bias), self.eps, statistics)
+    }
+
+    /// Weight and bias: 1 and 0 where there are none.
+    fn affine(&self, affine: Option<(&Tensor, &Tensor)>) -> Result<(Tensor, Tensor)> {
+        Ok(match affine {
+            Some((weight, bias)) => (weight.clone(), bias.clone()),
+            None => (self.mean.detach().ones_like()?, self.mean.detach().zeros_like()?),
+        })
+    }
+
+    /// Holds an input to fit, and counts the values of a channel.
+    fn check(&self, x: &Tensor, train: bool) -> Result<usize> {
         let channels = self.mean.elem_count();
-        Traced::untracked(x).check_input(&self.name, Some(&self.mean))?;
+        Traced::plain(x).check_input(&self.name, Some(&self.mean))?;
         let misfit = |expected: String| Error::input(&self.name, x.dims(), expected);
         let count = match x.dims() {
             [batch, c, rest @ ..] if *c == channels => batch * rest.iter().product::<usize>(),
@@ -126,35 +162,30 @@ impl Running {
                 "more than one value a channel in training, or the variance is not defined".into(),
             ));
         }
-        let (weight, bias) = match affine {
-            Some((weight, bias)) => (weight.clone(), bias.clone()),
-            None => (self.mean.detach().ones_like()?, self.mean.detach().zeros_like()?),
-        };
-        if !train {
-            let (mean, variance) = (self.mean.detach(), self.variance.detach());
-            return Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?);
-        }
-        let unbiased = count as f64 / (count as f64 - 1.0);
-        if has_kernel(x) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype() {
-            let (y, Statistics { mean, variance }) = normalise(x, &weight, &bias, self.eps)?;
-            let tensor = |values: &[f64]| Tensor::from_slice(values, channels, x.device());
-            self.follow(&self.mean, &tensor(&mean)?, 1.0)?;
-            self.follow(&self.variance, &tensor(&variance)?, unbiased)?;
-            return Ok(y);
-        }
-        let mean = channel_means(x)?;
-        let variance = channel_means(&x.broadcast_sub(&spread(&mean, x.rank())?)?.sqr()?)?;
-        self.follow(&self.mean, &mean.detach(), 1.0)?;
-        self.follow(&self.variance, &variance.detach(), unbiased)?;
-        Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?)
+        Ok(count)
     }
 
-    /// `running = (1 - momentum) * running + momentum * scale * batch`, in place.
-    fn follow(&self, running: &Tensor, batch: &Tensor, scale: f64) -> Result<()> {
-        let batch = batch.affine(self.momentum * scale, 0.0)?.to_dtype(running.dtype())?;
-        let next = running.detach().affine(1.0 - self.momentum, 0.0)?.add(&batch)?;
-        Ok(Var::from_tensor(running)?.set(&next)?)
+    fn follow_kernel(&self, statistics: &Statistics, count: usize) -> Result<()> {
+        let tensor = |values: &[f64]| Tensor::from_slice(values, values.len(), self.mean.device());
+        self.follow(&tensor(&statistics.mean)?, &tensor(&statistics.variance)?, count)
     }
+
+    /// `running = (1 - momentum) * running + momentum * batch`, in place, with the unbiased variance.
+    fn follow(&self, mean: &Tensor, variance: &Tensor, count: usize) -> Result<()> {
+        let unbiased = count as f64 / (count as f64 - 1.0);
+        for (running, batch, scale) in
+            [(&self.mean, mean, 1.0), (&self.variance, variance, unbiased)]
+        {
+            let batch = batch.affine(self.momentum * scale, 0.0)?.to_dtype(running.dtype())?;
+            let next = running.detach().affine(1.0 - self.momentum, 0.0)?.add(&batch)?;
+            Var::from_tensor(running)?.set(&next)?;
+        }
+        Ok(())
+    }
+}
+
+fn fits_kernel(x: &Tensor, weight: &Tensor, bias: &Tensor) -> bool {
+    has_kernel(x) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype()
 }
 
 /// The mean of each channel of `(batch, channels, ...)`.

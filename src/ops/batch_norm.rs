@@ -21,23 +21,39 @@ pub(crate) fn normalise(
     bias: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Statistics)> {
-    let [batch, channels, positions @ ..] = x.dims() else {
-        candle_core::bail!("expected (batch, channels, ...), got {:?}", x.shape())
-    };
-    let positions = positions.iter().product();
-    let extent = Extent { batch: *batch, channels: *channels, positions };
+    let extent = extent(x.dims())?;
     let x = x.contiguous()?;
     let (mean, variance) = {
         let (storage, layout) = x.storage_and_layout();
         let storage = on_cpu(&storage)?;
         for_real!(storage, T => statistics(extent, slice::<T>(storage, layout)?))
     };
-    let inverse_deviation = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-    let op = Normalise { extent, mean: mean.clone(), inverse_deviation };
-    Ok((
-        x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?,
-        Statistics { mean, variance },
-    ))
+    let statistics = Statistics { mean, variance };
+    let op = Normalise::new(x.dims(), eps, &statistics)?;
+    Ok((x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?, statistics))
+}
+
+fn extent(dims: &[usize]) -> Result<Extent> {
+    let &[batch, channels, ref positions @ ..] = dims else {
+        candle_core::bail!("expected (batch, channels, ...), got {dims:?}")
+    };
+    Ok(Extent { batch, channels, positions: positions.iter().product() })
+}
+
+/// The gradients of [`normalise`] for the input, the weight and the bias, given that for its output.
+pub(crate) fn normalise_gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    g: &Tensor,
+    eps: f64,
+    statistics: &Statistics,
+) -> Result<[Tensor; 3]> {
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let op = Normalise::new(x.dims(), eps, statistics)?;
+    match x.dtype() {
+        DType::F32 => op.pull_back::<f32>(&x, &weight, g),
+        _ => op.pull_back::<f64>(&x, &weight, g),
+    }
 }
 
 struct Normalise {
@@ -47,6 +63,16 @@ struct Normalise {
 }
 
 impl Normalise {
+    fn new(dims: &[usize], eps: f64, statistics: &Statistics) -> Result<Self> {
+        Ok(Self {
+            extent: extent(dims)?,
+            mean: statistics.mean.clone(),
+            inverse_deviation: (statistics.variance.iter())
+                .map(|variance| 1.0 / (variance + eps).sqrt())
+                .collect(),
+        })
+    }
+
     fn run<T: Real>(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         let real = <T as WithDType>::from_f64;
         let scale: Vec<f64> = weight
