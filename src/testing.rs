@@ -68,7 +68,8 @@ impl fmt::Display for GradientReport {
 }
 
 /// Checks a critic on samples `(batch, ...)`: that each score depends on its own sample alone, that its input gradient is
-/// right, and that the gradients of the scores and of a penalty on the input gradient reach every parameter in full.
+/// right, with the parameters as constants too, as in a generator's step, and that the gradients of the scores and of a
+/// penalty on the input gradient reach every parameter in full.
 ///
 /// The model must be in `f64`, and is left as it was. A critic with spectral normalisation is checked as if its power
 /// iteration had converged; run some batches through it first. A [`ModuleCritic`](crate::ModuleCritic) does not pass: its
