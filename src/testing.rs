@@ -68,7 +68,8 @@ impl fmt::Display for GradientReport {
 }
 
 /// Checks a critic on samples `(batch, ...)`: that each score depends on its own sample alone, that its input gradient is
-/// right, and that the gradients of the scores and of a penalty on the input gradient reach every parameter in full.
+/// right, with the parameters as constants too, as in a generator's step, and that the gradients of the scores and of a
+/// penalty on the input gradient reach every parameter in full.
 ///
 /// The model must be in `f64`, and is left as it was. A critic with spectral normalisation is checked as if its power
 /// iteration had converged; run some batches through it first. A [`ModuleCritic`](crate::ModuleCritic) does not pass: its
@@ -128,6 +129,7 @@ fn check<C: Critic>(
     let critic = &*given(network.model(), labels);
     each_sample_by_itself(network, samples, labels)?;
     let input = input_derivatives(critic, parameters, samples)?;
+    let input = input.max(generators_derivatives(critic, parameters, samples)?);
     let scores = || weighted_sum("scores", &critic.scores(samples)?);
     let first_order = parameter_derivatives("the scores", parameters, &scores)?;
     let length = || Ok(critic.scores_and_gradient(samples)?.1.sqr()?.sum_all()?);
@@ -240,6 +242,39 @@ fn input_derivatives(
     Ok(worst)
 }
 
+/// The input gradient that a generator's step sees, in which parameters are constants, against that of a penalty.
+fn generators_derivatives(
+    critic: &dyn Critic,
+    parameters: &Parameters,
+    samples: &Tensor,
+) -> Result<f64> {
+    let along = direction("input 1", samples)?;
+    let slopes = |gradient: &Tensor| -> Result<Vec<f64>> {
+        Ok(gradient.mul(&along)?.flatten_from(1)?.sum(1)?.to_vec1()?)
+    };
+    let (_, expected) = parameters.keeping_buffers(|| critic.scores_and_gradient(samples))?;
+    let variable = Var::from_tensor(samples)?;
+    let scores = parameters.keeping_buffers(|| critic.scores_frozen(&variable))?;
+    let found = match scores.sum_all()?.backward()?.remove(&variable) {
+        Some(gradient) => slopes(&gradient)?,
+        None => slopes(&samples.zeros_like()?)?,
+    };
+    let expected = slopes(&expected)?;
+    let size = expected.iter().fold(0.0, |size: f64, d| size.max(d.abs()));
+    let mut worst: f64 = 0.0;
+    for (i, (got, expected)) in found.into_iter().zip(expected).enumerate() {
+        let error = error(got, expected, size);
+        if error > TOLERANCE {
+            let what = format!(
+                "the derivative of score {i} along a direction of its sample, with the parameters as constants,"
+            );
+            return Err(Error::WrongGradient { what, got, expected });
+        }
+        worst = worst.max(error);
+    }
+    Ok(worst)
+}
+
 /// A scalar's gradient for each parameter against differences along a random direction of that parameter.
 fn parameter_derivatives(
     of: &str,
@@ -320,6 +355,8 @@ mod tests {
         LostTerm,
         /// Samples that see each other.
         Mixed,
+        /// A generator's step that is cut off from the samples.
+        Frozen,
         /// Right to the first order, but with an input gradient that does not depend on the weight.
         SecondOrder,
     }
@@ -341,6 +378,8 @@ mod tests {
                     h.broadcast_mul(&constant)?.sum(1)
                 }
                 Fault::LostTerm => h.mul(&h.parameter(h.value()))?.apply(&self.fc2),
+                Fault::Frozen if h.is_frozen() => h.parameter(&h.detach()).apply(&self.fc2),
+                Fault::Frozen => h.apply(&self.fc2),
                 Fault::Mixed => h.broadcast_sub(&h.mean_keepdim(0)?)?.apply(&self.fc2),
                 Fault::SecondOrder => {
                     // h W' + h' W - h' W' with constants h' and W': h W, but that no gradient of both h and W exists.
@@ -377,6 +416,7 @@ mod tests {
             (Fault::Detached, "fc2.weight"),
             (Fault::LostTerm, "of its sample"),
             (Fault::Mixed, "depends on the other samples"),
+            (Fault::Frozen, "with the parameters as constants"),
             (
                 Fault::SecondOrder,
                 "squared length of the input gradient along a direction of fc2.weight",

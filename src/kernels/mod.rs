@@ -13,6 +13,7 @@ pub(crate) mod matmul;
 mod parallel;
 pub(crate) mod pool;
 pub(crate) mod reduce;
+pub(crate) mod rows;
 mod scratch;
 pub(crate) mod transpose;
 pub(crate) mod update;

@@ -5,7 +5,7 @@ use candle_nn::{BatchNormConfig, Init, VarBuilder};
 
 use super::{check_weight, name};
 use crate::error::{Error, Result};
-use crate::ops::{Statistics, has_kernel};
+use crate::ops::{Statistics, has_kernel, normalise};
 use crate::second_order::{Layer, Traced};
 
 /// Batch normalisation (Ioffe and Szegedy 2015) over the batch and all positions of each channel, with
@@ -62,7 +62,8 @@ impl BatchNorm {
     /// [`Error::Shape`] where the second dimension is not the number of channels, or where a channel has a
     /// single value in training.
     pub fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        Ok(self.forward_traced(&Traced::plain(x), train)?.raw().clone())
+        let affine = self.affine.as_ref().map(|(weight, bias)| (weight, bias));
+        self.running.normalise(x, train, affine)
     }
 
     /// The same on a traced tensor, of which no [`gradient`](Traced::gradient) can be taken.
@@ -71,7 +72,7 @@ impl BatchNorm {
     /// Those of [`forward_t`](Self::forward_t); [`Error::BatchNormUnderPenalty`] for what was computed from an input.
     pub fn forward_traced(&self, x: &Traced, train: bool) -> Result<Traced> {
         let affine = self.affine.as_ref().map(|(weight, bias)| (weight, bias));
-        self.running.normalise(x, train, affine)
+        self.running.normalise_traced(x, train, affine)
     }
 }
 
@@ -111,12 +112,59 @@ impl Running {
     /// ones, and with the running ones otherwise.
     pub(super) fn normalise(
         &self,
+        x: &Tensor,
+        train: bool,
+        affine: Option<(&Tensor, &Tensor)>,
+    ) -> Result<Tensor> {
+        let count = self.check(x, train)?;
+        let (weight, bias) = self.affine(affine)?;
+        if !train {
+            let (mean, variance) = (self.mean.detach(), self.variance.detach());
+            return Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?);
+        }
+        if fits_kernel(x, &weight, &bias) {
+            let (y, statistics) = normalise(x, &weight, &bias, self.eps)?;
+            self.follow_kernel(&statistics, count)?;
+            return Ok(y);
+        }
+        let mean = channel_means(x)?;
+        let variance = channel_means(&x.broadcast_sub(&spread(&mean, x.rank())?)?.sqr()?)?;
+        self.follow(&mean.detach(), &variance.detach(), count)?;
+        Ok(composed(x, &mean, &variance, self.eps, &weight, &bias)?)
+    }
+
+    /// The same on a traced tensor.
+    pub(super) fn normalise_traced(
+        &self,
         x: &Traced,
         train: bool,
         affine: Option<(&Tensor, &Tensor)>,
     ) -> Result<Traced> {
+        x.check_no_sample_gradient()?;
+        let (weight, bias) = self.affine(affine)?;
+        if x.is_plain() || !train || !fits_kernel(x.raw(), &weight, &bias) {
+            let (weight, bias) = (x.weight(&weight), x.weight(&bias));
+            return x.through_candle(|value| self.normalise(value, train, Some((&weight, &bias))));
+        }
+        let count = self.check(x.raw(), true)?;
+        let (weight, bias) = (x.parameter(&weight), x.parameter(&bias));
+        let (y, statistics) = normalise(x.raw(), weight.raw(), bias.raw(), self.eps)?;
+        self.follow_kernel(&statistics, count)?;
+        x.batch_normalised(y, (&weight, &bias), self.eps, statistics)
+    }
+
+    /// Weight and bias: 1 and 0 where there are none.
+    fn affine(&self, affine: Option<(&Tensor, &Tensor)>) -> Result<(Tensor, Tensor)> {
+        Ok(match affine {
+            Some((weight, bias)) => (weight.clone(), bias.clone()),
+            None => (self.mean.detach().ones_like()?, self.mean.detach().zeros_like()?),
+        })
+    }
+
+    /// Holds an input to fit, and counts the values of a channel.
+    fn check(&self, x: &Tensor, train: bool) -> Result<usize> {
         let channels = self.mean.elem_count();
-        x.check_input(&self.name, Some(&self.mean))?;
+        Traced::plain(x).check_input(&self.name, Some(&self.mean))?;
         let misfit = |expected: String| Error::input(&self.name, x.dims(), expected);
         let count = match x.dims() {
             [batch, c, rest @ ..] if *c == channels => batch * rest.iter().product::<usize>(),
@@ -127,42 +175,30 @@ impl Running {
                 "more than one value a channel in training, or the variance is not defined".into(),
             ));
         }
-        let (weight, bias) = match affine {
-            Some((weight, bias)) => (weight.clone(), bias.clone()),
-            None => (self.mean.detach().ones_like()?, self.mean.detach().zeros_like()?),
-        };
-        if !train {
-            let (mean, variance) = (self.mean.detach(), self.variance.detach());
-            return x.batch_norm(|value| {
-                let (weight, bias) = (x.weight(&weight), x.weight(&bias));
-                Ok(composed(value, &mean, &variance, self.eps, &weight, &bias)?)
-            });
-        }
-        let unbiased = count as f64 / (count as f64 - 1.0);
-        if has_kernel(x.raw()) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype() {
-            let (y, Statistics { mean, variance }) = x.normalise(&weight, &bias, self.eps)?;
-            let tensor = |values: &[f64]| Tensor::from_slice(values, channels, x.device());
-            self.follow(&self.mean, &tensor(&mean)?, 1.0)?;
-            self.follow(&self.variance, &tensor(&variance)?, unbiased)?;
-            return Ok(y);
-        }
-        x.batch_norm(|value| {
-            let mean = channel_means(value)?;
-            let centred = value.broadcast_sub(&spread(&mean, value.rank())?)?;
-            let variance = channel_means(&centred.sqr()?)?;
-            self.follow(&self.mean, &mean.detach(), 1.0)?;
-            self.follow(&self.variance, &variance.detach(), unbiased)?;
-            let (weight, bias) = (x.weight(&weight), x.weight(&bias));
-            Ok(composed(value, &mean, &variance, self.eps, &weight, &bias)?)
-        })
+        Ok(count)
     }
 
-    /// `running = (1 - momentum) * running + momentum * scale * batch`, in place.
-    fn follow(&self, running: &Tensor, batch: &Tensor, scale: f64) -> Result<()> {
-        let batch = batch.affine(self.momentum * scale, 0.0)?.to_dtype(running.dtype())?;
-        let next = running.detach().affine(1.0 - self.momentum, 0.0)?.add(&batch)?;
-        Ok(Var::from_tensor(running)?.set(&next)?)
+    fn follow_kernel(&self, statistics: &Statistics, count: usize) -> Result<()> {
+        let tensor = |values: &[f64]| Tensor::from_slice(values, values.len(), self.mean.device());
+        self.follow(&tensor(&statistics.mean)?, &tensor(&statistics.variance)?, count)
     }
+
+    /// `running = (1 - momentum) * running + momentum * batch`, in place, with the unbiased variance.
+    fn follow(&self, mean: &Tensor, variance: &Tensor, count: usize) -> Result<()> {
+        let unbiased = count as f64 / (count as f64 - 1.0);
+        for (running, batch, scale) in
+            [(&self.mean, mean, 1.0), (&self.variance, variance, unbiased)]
+        {
+            let batch = batch.affine(self.momentum * scale, 0.0)?.to_dtype(running.dtype())?;
+            let next = running.detach().affine(1.0 - self.momentum, 0.0)?.add(&batch)?;
+            Var::from_tensor(running)?.set(&next)?;
+        }
+        Ok(())
+    }
+}
+
+fn fits_kernel(x: &Tensor, weight: &Tensor, bias: &Tensor) -> bool {
+    has_kernel(x) && x.dtype() == weight.dtype() && x.dtype() == bias.dtype()
 }
 
 /// The mean of each channel of `(batch, channels, ...)`.

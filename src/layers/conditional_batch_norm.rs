@@ -57,7 +57,7 @@ impl ConditionalBatchNorm {
     pub fn forward_traced(&self, x: &Traced, labels: &Tensor, train: bool) -> Result<Traced> {
         let batch = x.dims().first().copied().unwrap_or_default();
         check_labels(&self.running.name, labels, batch, self.classes)?;
-        let normalised = self.running.normalise(x, train, None)?;
+        let normalised = self.running.normalise_traced(x, train, None)?;
         let labels = labels.to_device(x.device())?;
         let mut dims = vec![1; x.dims().len()];
         dims[..2].copy_from_slice(&x.dims()[..2]);

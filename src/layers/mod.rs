@@ -108,25 +108,30 @@ fn plain(layer: &impl Layer, x: &Tensor) -> candle_core::Result<Tensor> {
     result.map(|y| y.raw().clone()).map_err(crate::Error::into_candle)
 }
 
+/// The same for a layer whose gradients only the tape knows.
+fn taped(layer: &impl Layer, x: &Tensor) -> candle_core::Result<Tensor> {
+    let result: Result<Traced> = layer.forward(&Traced::untracked(x));
+    result.map(|y| y.value().clone()).map_err(crate::Error::into_candle)
+}
+
 /// Makes candle `Module`s of layers.
 macro_rules! impl_module {
-    ($($layer:ty),* $(,)?) => {
+    ($apply:ident: $($layer:ty),* $(,)?) => {
         $(impl candle_core::Module for $layer {
             fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-                plain(self, x)
+                $apply(self, x)
             }
         })*
     };
 }
+impl_module!(taped: LayerNorm, GroupNorm, InstanceNorm2d);
 impl_module!(
+    plain:
     Activation,
     PReLU,
     Linear,
     Conv2d,
     ConvTranspose2d,
-    LayerNorm,
-    GroupNorm,
-    InstanceNorm2d,
     AvgPool2d,
     UpsampleNearest2d,
     PixelShuffle,

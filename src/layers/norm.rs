@@ -10,14 +10,6 @@ use crate::second_order::{Layer, Traced};
 /// PyTorch's default, and the WGAN-GP code's.
 const EPS: f64 = 1e-5;
 
-/// `(x - mean) / sqrt(variance + eps)` over the last dimension, with the biased variance.
-fn standardise(x: &Traced) -> Result<Traced> {
-    let last = x.dims().len() - 1;
-    let centred = x.broadcast_sub(&x.mean_keepdim(last)?)?;
-    let deviation = centred.sqr()?.mean_keepdim(last)?.affine(1.0, EPS)?.sqrt()?;
-    centred.broadcast_div(&deviation)
-}
-
 /// Weight and bias of a normalisation: 1 and 0 at first.
 #[derive(Debug, Clone)]
 struct Affine {
@@ -33,10 +25,10 @@ impl Affine {
         })
     }
 
-    /// `weight x + bias` with both broadcast from this shape.
-    fn apply(&self, x: &Traced, shape: &[usize]) -> Result<Traced> {
-        let scaled = x.broadcast_mul(&x.parameter(&self.weight).reshape(shape)?)?;
-        scaled.broadcast_add(&x.parameter(&self.bias).reshape(shape)?)
+    /// `weight x + bias` with a number of each for each channel, which has this many positions.
+    fn apply(&self, x: &Traced, positions: usize) -> Result<Traced> {
+        let flat = |tensor: &Tensor| x.parameter(tensor).flatten_from(0);
+        x.scale_channels(&flat(&self.weight)?, Some(&flat(&self.bias)?), positions)
     }
 }
 
@@ -82,10 +74,7 @@ impl Layer for LayerNorm {
             let expected = format!("one that ends with {shape:?}");
             return Err(Error::input(&self.name, &dims, expected));
         }
-        let features: usize = shape.iter().product();
-        let rows = dims.iter().take(dims.len() - shape.len()).product::<usize>();
-        let y = standardise(&x.reshape((rows, features))?)?;
-        self.affine.apply(&y, &[1, features])?.reshape(dims)
+        self.affine.apply(&x.standardise_rows(shape.iter().product(), EPS)?, 1)
     }
 }
 
@@ -134,9 +123,9 @@ impl Layer for GroupNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
         x.check_input(&self.name, self.affine.as_ref().map(|affine| &affine.weight))?;
         let dims = x.dims().to_vec();
-        let (batch, positions) = match dims.as_slice() {
-            [batch, channels, rest @ ..] if *channels == self.channels => {
-                (*batch, rest.iter().product::<usize>())
+        let positions = match dims.as_slice() {
+            [_, channels, rest @ ..] if *channels == self.channels => {
+                rest.iter().product::<usize>()
             }
             _ => {
                 let expected = format!("(batch, {}, ...)", self.channels);
@@ -147,13 +136,10 @@ impl Layer for GroupNorm {
             return Err(Error::input(&self.name, &dims, "at least one value a channel"));
         }
         let features = self.channels / self.groups * positions;
-        let y = standardise(&x.reshape((batch, self.groups, features))?)?;
+        let y = x.standardise_rows(features, EPS)?;
         match &self.affine {
-            None => y.reshape(dims),
-            Some(affine) => {
-                let y = y.reshape((batch, self.channels, positions))?;
-                affine.apply(&y, &[1, self.channels, 1])?.reshape(dims)
-            }
+            None => Ok(y),
+            Some(affine) => affine.apply(&y, positions),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) fn real_and_fake(real: &Tensor, fake: &Tensor) -> Result<Tensor> {
 /// The derivative of the root at 0 is infinite. A gradient of zero has norm 0 here, with derivative 0, as
 /// PyTorch's `norm` has it; every other value is exact, which an epsilon inside the root would not be.
 pub(crate) fn norms(gradient: &Traced) -> Result<Traced> {
-    let squares = gradient.flatten_from(1)?.sqr()?.sum(1)?;
+    let squares = gradient.squared_lengths()?;
     let zero = Traced::untracked(&squares.detach().eq(0.0)?.to_dtype(squares.dtype())?);
     squares.add(&zero)?.sqrt()?.mul(&zero.affine(-1.0, 1.0)?)
 }

@@ -1,10 +1,6 @@
 //! Normalisation by the batch's own statistics, with its gradient in one pass.
 
-use std::sync::{Mutex, PoisonError};
-
-use candle_core::{
-    CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, TensorId, WithDType,
-};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType};
 
 use super::on_cpu;
 use crate::kernels::batch_norm::{Extent, Gradients, backward, scale_shift, statistics};
@@ -25,48 +21,38 @@ pub(crate) fn normalise(
     bias: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Statistics)> {
-    let (op, x, statistics) = Normalise::of(x, eps)?;
+    let extent = extent(x.dims())?;
+    let x = x.contiguous()?;
+    let (mean, variance) = {
+        let (storage, layout) = x.storage_and_layout();
+        let storage = on_cpu(&storage)?;
+        for_real!(storage, T => statistics(extent, slice::<T>(storage, layout)?))
+    };
+    let statistics = Statistics { mean, variance };
+    let op = Normalise::new(x.dims(), eps, &statistics)?;
     Ok((x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?, statistics))
 }
 
-/// A normalisation that has been done, and its gradients, each made once.
-pub(crate) struct Normalised {
-    op: Normalise,
-    x: Tensor,
-    weight: Tensor,
-    /// What was made of the gradient with this number, until it is asked for.
-    made: Mutex<Option<(TensorId, [Option<Tensor>; 3])>>,
+fn extent(dims: &[usize]) -> Result<Extent> {
+    let &[batch, channels, ref positions @ ..] = dims else {
+        candle_core::bail!("expected (batch, channels, ...), got {dims:?}")
+    };
+    Ok(Extent { batch, channels, positions: positions.iter().product() })
 }
 
-impl Normalised {
-    /// [`normalise`] without candle's graph.
-    pub(crate) fn new(
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        eps: f64,
-    ) -> Result<(Tensor, Statistics, Self)> {
-        let (x, weight, bias) = (x.detach(), weight.detach(), bias.detach());
-        let (op, x, statistics) = Normalise::of(&x, eps)?;
-        let weight = weight.contiguous()?;
-        let made = Self { op, x, weight, made: Mutex::default() };
-        let y = made.x.apply_op3_no_bwd(&made.weight, &bias.contiguous()?, &made.op)?;
-        Ok((y, statistics, made))
-    }
-
-    /// The gradient for the input (0), the weight (1) or the bias (2), given that of the output.
-    pub(crate) fn gradient(&self, operand: usize, g: &Tensor) -> Result<Tensor> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = made.as_mut().filter(|(of, _)| *of == g.id());
-        if let Some(gradient) = waiting.and_then(|(_, gradients)| gradients[operand].take()) {
-            return Ok(gradient);
-        }
-        let gradients = self.op.gradients(&self.x, &self.weight, g)?;
-        let (_, gradients) = made.insert((g.id(), gradients.map(Some)));
-        match gradients[operand].take() {
-            Some(gradient) => Ok(gradient),
-            None => candle_core::bail!("a normalisation has no operand {operand}"),
-        }
+/// The gradients of [`normalise`] for the input, the weight and the bias, given that for its output.
+pub(crate) fn normalise_gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    g: &Tensor,
+    eps: f64,
+    statistics: &Statistics,
+) -> Result<[Tensor; 3]> {
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let op = Normalise::new(x.dims(), eps, statistics)?;
+    match x.dtype() {
+        DType::F32 => op.pull_back::<f32>(&x, &weight, g),
+        _ => op.pull_back::<f64>(&x, &weight, g),
     }
 }
 
@@ -77,29 +63,14 @@ struct Normalise {
 }
 
 impl Normalise {
-    /// What it takes to normalise a tensor, and the tensor in one piece.
-    fn of(x: &Tensor, eps: f64) -> Result<(Self, Tensor, Statistics)> {
-        let [batch, channels, positions @ ..] = x.dims() else {
-            candle_core::bail!("expected (batch, channels, ...), got {:?}", x.shape())
-        };
-        let positions = positions.iter().product();
-        let extent = Extent { batch: *batch, channels: *channels, positions };
-        let x = x.contiguous()?;
-        let (mean, variance) = {
-            let (storage, layout) = x.storage_and_layout();
-            let storage = on_cpu(&storage)?;
-            for_real!(storage, T => statistics(extent, slice::<T>(storage, layout)?))
-        };
-        let inverse_deviation = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-        let op = Self { extent, mean: mean.clone(), inverse_deviation };
-        Ok((op, x, Statistics { mean, variance }))
-    }
-
-    fn gradients(&self, x: &Tensor, weight: &Tensor, g: &Tensor) -> Result<[Tensor; 3]> {
-        match x.dtype() {
-            DType::F32 => self.pull_back::<f32>(x, weight, g),
-            _ => self.pull_back::<f64>(x, weight, g),
-        }
+    fn new(dims: &[usize], eps: f64, statistics: &Statistics) -> Result<Self> {
+        Ok(Self {
+            extent: extent(dims)?,
+            mean: statistics.mean.clone(),
+            inverse_deviation: (statistics.variance.iter())
+                .map(|variance| 1.0 / (variance + eps).sqrt())
+                .collect(),
+        })
     }
 
     fn run<T: Real>(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
@@ -170,7 +141,10 @@ impl CustomOp3 for Normalise {
         _: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, weight, bias] = self.gradients(x, weight, g)?;
+        let [x, weight, bias] = match x.dtype() {
+            DType::F32 => self.pull_back::<f32>(x, weight, g)?,
+            _ => self.pull_back::<f64>(x, weight, g)?,
+        };
         Ok((Some(x), Some(weight), Some(bias)))
     }
 }

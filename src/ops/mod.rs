@@ -16,15 +16,17 @@ pub(crate) mod in_place;
 mod linear;
 mod pool;
 mod product;
+mod rows;
 
 pub(crate) use activation::{activate, activate_gradient, tanh_gradient, times_derivative};
-pub(crate) use batch_norm::{Normalised, Statistics, normalise};
+pub(crate) use batch_norm::{Statistics, normalise, normalise_gradients};
 pub(crate) use convolution::{conv2d, conv2d_input, conv2d_kernel, sum_channels};
 pub(crate) use finite::first_non_finite;
 pub(crate) use gradient_probe::GradientProbe;
 pub(crate) use linear::{linear, sum_rows};
 pub(crate) use pool::{repeat_windows, sum_windows};
 pub(crate) use product::{matmul, matmul_nt, matmul_tn};
+pub(crate) use rows::{Standardised, channel_products, scale_channels};
 
 pub(crate) use crate::kernels::activation::Function;
 pub(crate) use crate::kernels::convolution::Geometry;

@@ -1,14 +1,11 @@
 //! Layers on traced tensors: candle-nn's own, and anybody's.
 
-use std::sync::Arc;
-
 use candle_core::Tensor;
 use candle_nn::{Activation, BatchNorm, LayerNorm, Linear, ModuleT, PReLU, RmsNorm};
 
 use super::Traced;
-use super::tape::PullBack;
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Statistics};
 
 /// Something that a critic applies to a traced tensor.
 ///
@@ -35,41 +32,27 @@ impl Traced {
 }
 
 impl Traced {
-    /// `weight * (x - mean) / sqrt(variance + eps) + bias` with the statistics of each channel of `(batch, channels, ...)`, for
-    /// which no gradient of a sample's own can be pulled back, and the statistics.
-    pub(crate) fn normalise(
-        &self,
-        weight: &Tensor,
-        bias: &Tensor,
-        eps: f64,
-    ) -> Result<(Self, ops::Statistics)> {
+    /// Refuses a batch normalisation where the gradient of each sample's own score is taken.
+    pub(crate) fn check_no_sample_gradient(&self) -> Result<()> {
         if self.is_tracked() {
             return Err(Error::BatchNormUnderPenalty { shape: self.dims().to_vec() });
         }
-        if self.is_plain() {
-            let (y, statistics) = ops::normalise(self.raw(), weight, bias, eps)?;
-            return Ok((Self::plain(&y), statistics));
-        }
-        let operands = [self.clone(), self.parameter(weight), self.parameter(bias)];
-        let (y, statistics, done) = ops::Normalised::new(self.raw(), weight, bias, eps)?;
-        let done = Arc::new(done);
-        let pull_back = |operand: usize| -> PullBack {
-            let done = done.clone();
-            Box::new(move |g| Ok(Self::unrecorded(done.gradient(operand, g.raw())?)))
-        };
-        let operands = operands.iter().enumerate().map(|(i, operand)| (operand, pull_back(i)));
-        Ok((Self::from_operands(y, operands), statistics))
+        Ok(())
     }
 
-    /// Applies a batch normalisation, for which no gradient of a sample's own can be pulled back.
-    pub(crate) fn batch_norm(
+    /// The result of a batch normalisation of this tensor by a kernel of this crate.
+    pub(crate) fn batch_normalised(
         &self,
-        forward: impl FnOnce(&Tensor) -> Result<Tensor>,
+        y: Tensor,
+        (weight, bias): (&Self, &Self),
+        eps: f64,
+        statistics: Statistics,
     ) -> Result<Self> {
-        if self.is_tracked() {
-            return Err(Error::BatchNormUnderPenalty { shape: self.dims().to_vec() });
-        }
-        self.through_candle(forward)
+        self.check_no_sample_gradient()?;
+        let (x, factor) = (self.raw().clone(), weight.raw().clone());
+        Ok(Self::from_joint_operands(y, &[self, weight, bias], move |g| {
+            Ok(ops::normalise_gradients(&x, &factor, g, eps, &statistics)?.into())
+        }))
     }
 }
 
@@ -89,15 +72,16 @@ impl Layer for Linear {
 /// Over the last dimension. Candle-nn's own forward pass cuts the graph on contiguous input; this one does not.
 impl Layer for LayerNorm {
     fn forward(&self, x: &Traced) -> Result<Traced> {
-        let last = last_dim(x, "layer normalisation", self.weight().elem_count())?;
-        let x =
-            if self.remove_mean() { x.broadcast_sub(&x.mean_keepdim(last)?)? } else { x.clone() };
-        let deviation = x.sqr()?.mean_keepdim(last)?.affine(1.0, self.eps())?.sqrt()?;
-        let y = x.broadcast_div(&deviation)?.broadcast_mul(&x.parameter(self.weight()))?;
-        match self.bias() {
-            Some(bias) => y.broadcast_add(&y.parameter(bias)),
-            None => Ok(y),
-        }
+        let size = self.weight().elem_count();
+        let last = last_dim(x, "layer normalisation", size)?;
+        let y = if self.remove_mean() {
+            x.standardise_rows(size, self.eps())?
+        } else {
+            let deviation = x.sqr()?.mean_keepdim(last)?.affine(1.0, self.eps())?.sqrt()?;
+            x.broadcast_div(&deviation)?
+        };
+        let bias = self.bias().map(|bias| y.parameter(bias));
+        y.scale_channels(&y.parameter(self.weight()), bias.as_ref(), 1)
     }
 }
 
@@ -123,7 +107,8 @@ impl Layer for BatchNorm {
                 expected: "more than one value a channel, or the variance is not defined".into(),
             });
         }
-        x.batch_norm(|value| Ok(self.forward_t(value, true)?))
+        x.check_no_sample_gradient()?;
+        x.through_candle(|value| Ok(self.forward_t(value, true)?))
     }
 }
 

@@ -192,7 +192,7 @@ impl Traced {
     }
 
     /// The sum over the batch and all positions of each channel of `(batch, channels, height, width)`.
-    fn sum_channels(&self) -> Result<Self> {
+    pub(super) fn sum_channels(&self) -> Result<Self> {
         let (dims, channels) = (self.dims().to_vec(), self.dims()[1]);
         let value = ops::sum_channels(self.raw())?;
         Ok(self.unary(value, move |g| g.reshape((1, channels, 1, 1))?.broadcast_as(&dims)))

@@ -36,6 +36,7 @@ mod convolution;
 mod elementwise;
 mod products;
 mod reverse;
+mod rows;
 mod shape;
 mod tape;
 mod traced;

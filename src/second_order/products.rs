@@ -106,7 +106,7 @@ impl Traced {
     }
 
     /// The sum of all rows: `(rows, columns)` to `(columns,)`.
-    fn sum_rows(&self) -> Result<Self> {
+    pub(super) fn sum_rows(&self) -> Result<Self> {
         let dims = self.dims().to_vec();
         let value = ops::sum_rows(self.raw())?;
         Ok(self.unary(value, move |g| g.broadcast_as(&dims)))

@@ -15,6 +15,27 @@ use crate::error::Result;
 /// recorded, so is what becomes of it; where it is not, nothing is.
 pub(super) type PullBack = Box<dyn Fn(&Traced) -> Result<Traced> + Send + Sync>;
 
+/// The gradients of all operands at once, for an operation that computes them together. It is given a gradient that is not
+/// recorded, as only the first order is known.
+pub(super) type JointPullBack = Box<dyn Fn(&Traced) -> Result<Vec<Traced>> + Send + Sync>;
+
+/// What an operation was computed from, with the way back.
+pub(super) enum Operands {
+    Each(Vec<(Arc<Node>, PullBack)>),
+    /// Constants among them have no node.
+    Together(Vec<Option<Arc<Node>>>, JointPullBack),
+}
+
+impl Operands {
+    fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        let (each, together) = match self {
+            Self::Each(operands) => (operands.as_slice(), [].as_slice()),
+            Self::Together(operands, _) => ([].as_slice(), operands.as_slice()),
+        };
+        each.iter().map(|(operand, _)| operand).chain(together.iter().flatten())
+    }
+}
+
 /// An operation on the tape, or a leaf. Numbers grow along the computation, so a walk from the highest down is a
 /// reverse topological order.
 pub(super) struct Node {
@@ -23,7 +44,7 @@ pub(super) struct Node {
     leaf: Option<Tensor>,
     has_input: bool,
     reaches_leaf: bool,
-    operands: Vec<(Arc<Node>, PullBack)>,
+    operands: Operands,
 }
 
 impl Node {
@@ -34,18 +55,14 @@ impl Node {
             reaches_leaf: tensor.is_some(),
             leaf: tensor,
             has_input: is_input,
-            operands: Vec::new(),
+            operands: Operands::Each(Vec::new()),
         })
     }
 
-    pub(super) fn operation(operands: Vec<(Arc<Self>, PullBack)>) -> Arc<Self> {
-        Self::number(Self {
-            number: 0,
-            leaf: None,
-            has_input: operands.iter().any(|(operand, _)| operand.has_input),
-            reaches_leaf: operands.iter().any(|(operand, _)| operand.reaches_leaf),
-            operands,
-        })
+    pub(super) fn operation(operands: Operands) -> Arc<Self> {
+        let has_input = operands.nodes().any(|operand| operand.has_input);
+        let reaches_leaf = operands.nodes().any(|operand| operand.reaches_leaf);
+        Self::number(Self { number: 0, leaf: None, has_input, reaches_leaf, operands })
     }
 
     fn number(node: Self) -> Arc<Self> {
@@ -79,7 +96,7 @@ impl Node {
         let mut ahead = vec![self];
         while let Some(node) = ahead.pop() {
             if enter(node) && found.insert(node.number, node).is_none() {
-                ahead.extend(node.operands.iter().map(|(operand, _)| &**operand));
+                ahead.extend(node.operands.nodes().map(|operand| &**operand));
             }
         }
         found.into_values()
@@ -89,8 +106,8 @@ impl Node {
     pub(super) fn way_to(&self, target: &Self) -> Way {
         let mut way = BTreeSet::new();
         for node in self.ancestry(|node| node.number >= target.number) {
-            let leads_on = |(operand, _): &(Arc<Self>, _)| way.contains(&operand.number);
-            if node.is(target) || node.operands.iter().any(leads_on) {
+            let leads_on = |operand: &Arc<Self>| way.contains(&operand.number);
+            if node.is(target) || node.operands.nodes().any(leads_on) {
                 way.insert(node.number);
             }
         }
@@ -121,8 +138,7 @@ pub(super) fn walk_back(
     let mut pending = BTreeMap::from([(from.number, (from, gradient))]);
     while let Some((_, (node, gradient))) = pending.pop_last() {
         let Some(gradient) = at(&node, gradient)? else { continue };
-        let mut pull = |operand: Arc<Node>, pull_back: &PullBack| -> Result<()> {
-            let share = pull_back(&gradient)?;
+        let mut arrive = |operand: Arc<Node>, share: Traced| -> Result<()> {
             match pending.entry(operand.number) {
                 Entry::Vacant(entry) => {
                     entry.insert((operand, share));
@@ -134,21 +150,37 @@ pub(super) fn walk_back(
             }
             Ok(())
         };
-        match Arc::try_unwrap(node) {
-            Ok(node) => {
-                for (operand, pull_back) in node.operands {
+        match Arc::try_unwrap(node).map(|node| node.operands) {
+            Ok(Operands::Each(operands)) => {
+                for (operand, pull_back) in operands {
                     if on_the_way(&operand) {
-                        pull(operand, &pull_back)?;
+                        arrive(operand, pull_back(&gradient)?)?;
                     }
                 }
             }
-            Err(node) => {
-                for (operand, pull_back) in &node.operands {
-                    if on_the_way(operand) {
-                        pull(operand.clone(), pull_back)?;
+            Ok(Operands::Together(operands, pull_back)) => {
+                for (operand, share) in operands.into_iter().zip(pull_back(&gradient)?) {
+                    if let Some(operand) = operand.filter(|operand| on_the_way(operand)) {
+                        arrive(operand, share)?;
                     }
                 }
             }
+            Err(node) => match &node.operands {
+                Operands::Each(operands) => {
+                    for (operand, pull_back) in operands {
+                        if on_the_way(operand) {
+                            arrive(operand.clone(), pull_back(&gradient)?)?;
+                        }
+                    }
+                }
+                Operands::Together(operands, pull_back) => {
+                    for (operand, share) in operands.iter().zip(pull_back(&gradient)?) {
+                        if let Some(operand) = operand.as_ref().filter(|node| on_the_way(node)) {
+                            arrive(operand.clone(), share)?;
+                        }
+                    }
+                }
+            },
         }
     }
     Ok(())

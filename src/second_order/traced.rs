@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Tensor, TensorId};
 
 use super::bridge;
-use super::tape::{Node, PullBack};
+use super::tape::{JointPullBack, Node, Operands, PullBack};
 use crate::error::Result;
 
 /// A tensor that knows how it was computed: from a critic's input, and from its parameters.
@@ -46,6 +46,16 @@ enum Pass {
     Plain,
     /// A first-order gradient is on its way back: nothing is recorded at all.
     Unrecorded,
+}
+
+impl Pass {
+    /// That of the result of an operation on operands of both.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unrecorded, _) | (_, Self::Trained) => self,
+            (_, other) => other,
+        }
+    }
 }
 
 impl Traced {
@@ -151,7 +161,7 @@ impl Traced {
     }
 
     /// Whether it is a tensor in candle code.
-    pub(super) fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.pass == Pass::Plain
     }
 
@@ -181,6 +191,17 @@ impl Traced {
 
     pub(super) fn is_recorded(&self) -> bool {
         self.pass != Pass::Unrecorded
+    }
+
+    /// Refuses a plain pass over a tensor that candle differentiates, for operations whose gradients only the tape knows.
+    pub(super) fn check_on_tape(&self) -> Result<()> {
+        if self.pass == Pass::Plain && self.raw.track_op() {
+            return Err(crate::Error::NotConnected {
+                what: "what this operation computes in candle's graph".into(),
+                on: "its operands: it is one of the tape's".into(),
+            });
+        }
+        Ok(())
     }
 
     /// The dimensions of the value.
@@ -270,10 +291,10 @@ impl Traced {
         raw: Tensor,
         pull_back: impl Fn(&Self) -> Result<Self> + Send + Sync + 'static,
     ) -> Self {
-        let node = self
-            .node
-            .as_ref()
-            .map(|node| Node::operation(vec![(node.clone(), Box::new(pull_back) as PullBack)]));
+        let node = self.node.as_ref().map(|node| {
+            let pull_back: PullBack = Box::new(pull_back);
+            Node::operation(Operands::Each(vec![(node.clone(), pull_back)]))
+        });
         Self::new(raw, self.pass, node)
     }
 
@@ -286,16 +307,28 @@ impl Traced {
         let mut pass = Pass::Trained;
         let mut recorded = Vec::new();
         for (operand, pull_back) in operands {
-            pass = match (pass, operand.pass) {
-                (Pass::Unrecorded, _) | (_, Pass::Trained) => pass,
-                (_, stronger) => stronger,
-            };
+            pass = pass.and(operand.pass);
             if let Some(node) = &operand.node {
                 recorded.push((node.clone(), pull_back));
             }
         }
-        let node =
-            (pass != Pass::Unrecorded && !recorded.is_empty()).then(|| Node::operation(recorded));
+        let node = (pass != Pass::Unrecorded && !recorded.is_empty())
+            .then(|| Node::operation(Operands::Each(recorded)));
+        Self::new(raw, pass, node)
+    }
+
+    /// The result of an operation whose gradients for all operands are computed at once, to the first order.
+    pub(super) fn from_joint_operands(
+        raw: Tensor,
+        operands: &[&Self],
+        pull_back: impl Fn(&Tensor) -> Result<Vec<Tensor>> + Send + Sync + 'static,
+    ) -> Self {
+        let pass = operands.iter().fold(Pass::Trained, |pass, operand| pass.and(operand.pass));
+        let nodes: Vec<_> = operands.iter().map(|operand| operand.node.clone()).collect();
+        let pull_back: JointPullBack =
+            Box::new(move |g| Ok(pull_back(g.raw())?.into_iter().map(Self::unrecorded).collect()));
+        let recorded = pass != Pass::Unrecorded && nodes.iter().any(Option::is_some);
+        let node = recorded.then(|| Node::operation(Operands::Together(nodes, pull_back)));
         Self::new(raw, pass, node)
     }
 }

@@ -22,9 +22,9 @@ fn var(name: &str, dims: &[usize]) -> Var {
 
 fn close(got: &Tensor, expected: &Tensor) {
     assert_eq!(got.dims(), expected.dims());
-    let off: f64 =
-        got.sub(expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap();
-    assert!(off < 1e-12, "{off:e}: {got} for {expected}");
+    let largest = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+    let off = largest(&got.sub(expected).unwrap()) / largest(expected).max(1.0);
+    assert!(off < 1e-11, "{off:e}: {got} for {expected}");
 }
 
 /// A bit of everything whose derivative is not its own gradient.
@@ -139,7 +139,54 @@ fn a_value_that_went_through_candle_keeps_its_gradients() -> Result<()> {
     Ok(())
 }
 
-/// Parameters before, in and after a batch normalisation, against candle alone.
+/// This crate's batch normalisation, an operation of the tape, against candle-nn's, which candle differentiates.
+#[test]
+fn batch_normalisation_on_the_tape() -> Result<()> {
+    use crate::layers::BatchNorm as Ours;
+    let network = crate::ModelBuilder::new(0)
+        .dtype(DType::F64)
+        .critic(|vb| Ok(ByBatch(Ours::new(3, 1e-5.into(), vb)?)))?;
+    let trained: Vec<Var> = network.parameters().trained().map(|(_, var)| var.clone()).collect();
+    trained.iter().try_for_each(|var| var.set(&draw("values", &[3])))?;
+    let running = Tensor::zeros(3, DType::F64, &Device::Cpu)?;
+    let candles = BatchNorm::new(
+        3,
+        running.clone(),
+        running.ones_like()?,
+        trained[1].as_tensor().clone(),
+        trained[0].as_tensor().clone(),
+        1e-5,
+    )?;
+    let (first, x) = (var("first", &[3, 4]), var("x", &[6, 4]));
+    for input in [Traced::untracked(&x), Traced::frozen(&x)] {
+        let loss = |norm: &dyn Layer| -> Result<_> {
+            let h = input.linear(&first, None, "a layer")?.tanh()?.apply(norm)?.tanh()?;
+            h.apply(norm)?.sqr()?.powf(1.5)?.mean_all()
+        };
+        let (ours, expected) = (loss(&network.model().0)?, loss(&candles)?.backward()?);
+        let (again, before) = (ours.clone(), made());
+        for found in [again.value().backward()?, ours.backward()?] {
+            for var in trained.iter().chain([&first, &x]) {
+                match found.get(var) {
+                    Some(gradient) => close(gradient, expected.get(var).unwrap()),
+                    None => assert!(input.is_frozen() && var.id() != x.id()),
+                }
+            }
+        }
+        assert_eq!(made(), before);
+    }
+    Ok(())
+}
+
+struct ByBatch(crate::layers::BatchNorm);
+
+impl crate::Critic for ByBatch {
+    fn forward(&self, samples: &Traced) -> Result<Traced> {
+        samples.apply(&self.0)
+    }
+}
+
+/// Parameters before, in and after a batch normalisation of candle's, against candle alone.
 #[test]
 fn batch_normalisation_hands_every_gradient_on() -> Result<()> {
     let (first, last) = (var("first", &[3, 4]), var("last", &[3]));
@@ -262,6 +309,91 @@ fn gradients_of_gradients() -> Result<()> {
         cube.differentiate(&x)?.sum_all()?.differentiate(&x)?.sum_all()?.differentiate(&x)?;
     close(&third.detach(), &values.zeros_like()?.affine(1.0, 6.0)?);
     Ok(())
+}
+
+/// A normalisation in broadcasts and sums, of rows of all positions, with a number for each channel.
+fn composed(x: &Traced, weight: &Traced, bias: &Traced) -> Result<Traced> {
+    let [batch, channels, positions] = [0, 1, 2].map(|d| x.dims()[d]);
+    let rows = x.reshape((batch, channels * positions))?;
+    let centred = rows.broadcast_sub(&rows.mean_keepdim(1)?)?;
+    let deviation = centred.sqr()?.mean_keepdim(1)?.affine(1.0, 1e-5)?.sqrt()?;
+    let y = centred.broadcast_div(&deviation)?.reshape((batch, channels, positions))?;
+    let spread = (1, channels, 1);
+    y.broadcast_mul(&weight.reshape(spread)?)?.broadcast_add(&bias.reshape(spread)?)
+}
+
+/// The written-out derivatives against those of the composition: a score's gradients, and a penalty's.
+#[test]
+fn normalisations_equal_their_composition_to_the_second_order() -> Result<()> {
+    for dims in [[3, 4, 5], [2, 3, 1], [5, 1, 7]] {
+        let (values, noise) = (var("x", &dims), draw("noise", &dims));
+        let (weight, bias) = (var("weight", &dims[1..2]), var("bias", &dims[1..2]));
+        let run = |fused: bool| -> Result<_> {
+            let x = Traced::input(&values);
+            let (w, b) = (x.parameter(&weight), x.parameter(&bias));
+            let y = if fused {
+                let y = x.standardise_rows(dims[1] * dims[2], 1e-5)?;
+                y.scale_channels(&w, Some(&b), dims[2])?
+            } else {
+                composed(&x, &w, &b)?
+            };
+            let score = y.tanh()?.mul(&x.parameter(&noise))?.flatten_from(1)?.sum(1)?;
+            let gradient = score.differentiate(&x)?;
+            let lengths = if fused {
+                gradient.squared_lengths()?
+            } else {
+                gradient.flatten_from(1)?.sqr()?.sum(1)?
+            };
+            Ok([score.sum_all()?.backward()?, lengths.sqr()?.sum_all()?.backward()?])
+        };
+        for (fused, composed) in run(true)?.into_iter().zip(run(false)?) {
+            for var in [&values, &weight, &bias] {
+                close(fused.get(var).unwrap(), composed.get(var).unwrap());
+            }
+        }
+    }
+    let x = Traced::input(&draw("x", &[3, 4]));
+    let y = x.standardise_rows(4, 1e-5)?.sqr()?.mul(&x)?.sum_all()?;
+    let error = y.differentiate(&x)?.sum_all()?.differentiate(&x).unwrap_err();
+    assert!(error.to_string().contains("third derivative of a normalisation"), "{error}");
+    Ok(())
+}
+
+/// A normalisation in candle code: its gradients come by way of the tape.
+#[test]
+fn normalisations_are_modules() -> Result<()> {
+    use candle_core::Module;
+    let network = crate::ModelBuilder::new(0)
+        .dtype(DType::F64)
+        .generator(|vb| Ok(Normalised(crate::layers::GroupNorm::per_sample(4, vb)?)))?;
+    let x = var("x", &[3, 4, 5]);
+    let (layer, parameters) = (&network.model().0, network.parameters());
+    let trained: Vec<Var> = parameters.trained().map(|(_, var)| var.clone()).collect();
+    trained.iter().try_for_each(|var| var.set(&draw("values", &[4])))?;
+    let [bias, weight] = [0, 1].map(|i| Traced::untracked(&trained[i]));
+    let expected = composed(&Traced::untracked(&x), &weight, &bias)?;
+    let y = Module::forward(layer, &x)?;
+    close(&y.detach(), &expected.detach());
+    let found = y.sin()?.sum_all()?.backward()?;
+    let expected = expected.value().sin()?.sum_all()?.backward()?;
+    for var in trained.iter().chain([&x]) {
+        close(found.get(var).unwrap(), expected.get(var).unwrap());
+    }
+    let plain = Traced::plain(&x).standardise_rows(4, 1e-5).unwrap_err();
+    assert!(matches!(plain, crate::Error::NotConnected { .. }), "{plain}");
+    Ok(())
+}
+
+struct Normalised(crate::layers::GroupNorm);
+
+impl crate::Generator for Normalised {
+    fn latent_dim(&self) -> usize {
+        4
+    }
+
+    fn forward(&self, latent: &Tensor, _: bool) -> Result<Tensor> {
+        Ok(candle_core::Module::forward(&self.0, latent)?)
+    }
 }
 
 /// A layer as a candle module records nothing and stays in candle's graph.
