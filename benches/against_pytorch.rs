@@ -22,21 +22,29 @@ use wgan::zoo::{
 };
 use wgan::{Critic, Generator, ModelBuilder, Network, TrainConfig, WganTrainer};
 
-/// Model, strategy, batch, timed generator steps.
+/// Model with its width, strategy, batch, timed generator steps.
 const ROWS: &[(&str, &str, usize, usize)] = &[
-    ("mlp", "clip", 64, 30),
-    ("mlp", "clip", 256, 10),
-    ("mlp", "gp", 64, 20),
-    ("mlp", "gp", 256, 8),
-    ("dcgan32-32", "clip", 64, 8),
-    ("dcgan32-32", "gp", 64, 5),
+    ("mlp", "clip", 64, 40),
+    ("mlp", "gp", 64, 30),
+    ("dcgan32-32", "clip", 64, 10),
+    ("dcgan32-32", "gp", 64, 6),
     ("dcgan32-64", "clip", 64, 4),
-    ("dcgan32-64", "gp", 64, 3),
+    ("mlp", "clip", 256, 12),
+    ("mlp", "gp", 256, 8),
     ("dcgan32-32", "clip", 256, 3),
+    ("dcgan32-32", "gp", 256, 2),
     ("dcgan28-32", "clip", 64, 8),
+    ("dcgan28-32", "gp", 64, 5),
+    ("dcgan28-32", "gp", 256, 2),
+    ("dcgan64-32", "clip", 64, 2),
     ("dcgan64-32", "gp", 64, 2),
+    ("dcgan64-32", "gp", 256, 1),
+    ("resnet32-32", "gp", 64, 2),
     ("resnet32-128", "gp", 64, 1),
+    ("resnet32-128", "gp", 256, 1),
+    ("resnet64-16", "gp", 64, 1),
     ("resnet64-64", "gp", 64, 1),
+    ("resnet64-64", "gp", 256, 1),
 ];
 
 const N_CRITIC: usize = 5;
@@ -53,7 +61,7 @@ struct Arguments {
     /// Threads of both sides
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Only rows whose name contains this
+    /// Only rows whose beginning, such as `dcgan32-32 gp`, contains this
     #[arg(long, default_value = "")]
     filter: String,
     /// Measures one row in this process: MODEL STRATEGY BATCH STEPS

@@ -331,3 +331,62 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pulp::WithSimd;
+
+    use super::*;
+    use crate::kernels::tests::{assert_close, values};
+
+    /// The product of `rows` x `inner` and a panel of `width` columns, made with these vectors.
+    fn made<T: Real, S: Simd>(simd: S, (rows, inner, width): (usize, usize, usize)) -> Vec<T> {
+        let (a, b) = (values::<T>(rows * inner, 1), values::<T>(inner * width, 2));
+        let mut out = vec![T::zero(); rows * width];
+        simd.vectorize(Multiply {
+            left: Left::rows(&a, rows, inner, inner),
+            tiles: 0..rows.div_ceil(ROWS),
+            right: Panels::new(&b, inner, width),
+            sink: |tile: Tile<'_, T>| {
+                let out = &mut out[tile.row * width..][..tile.values.len()];
+                out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
+            },
+        });
+        out
+    }
+
+    /// What a machine without AVX-512 runs, and one without AVX2: the first gives the same bytes, the second, which rounds a
+    /// product before it is added, nearly the same.
+    fn check<T: Real>(tolerance: f64) {
+        for rows in [1, 5, 6, 7, 20] {
+            for inner in [1, 16, 255, 256, 700] {
+                for width in [4, 2, 1].map(|parts| full_width::<T>() / parts) {
+                    let shape = (rows, inner, width);
+                    let here = pulp::Arch::new().dispatch(Made::<T>(shape, Default::default()));
+                    assert_close(&made::<T, _>(pulp::Scalar::new(), shape), &here, tolerance);
+                    #[cfg(target_arch = "x86_64")]
+                    if let Some(simd) = pulp::x86::V3::try_new() {
+                        assert!(made::<T, _>(simd, shape) == here, "{shape:?} with AVX2");
+                    }
+                }
+            }
+        }
+    }
+
+    /// [`made`] with the vectors of this machine.
+    struct Made<T>((usize, usize, usize), std::marker::PhantomData<T>);
+
+    impl<T: Real> WithSimd for Made<T> {
+        type Output = Vec<T>;
+
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<T> {
+            made(simd, self.0)
+        }
+    }
+
+    #[test]
+    fn other_vector_instructions_give_the_same() {
+        check::<f32>(1e-4);
+        check::<f64>(1e-12);
+    }
+}
