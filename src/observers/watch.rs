@@ -162,7 +162,8 @@ impl Watch {
     fn in_record(&mut self, record: &Record) -> Vec<Symptom> {
         let mut shown = Vec::new();
         let size = record.critic_loss.abs();
-        if self.steps >= MEMORY && size > EXPLOSION * self.usual_loss {
+        let has_usual = self.steps >= MEMORY && self.usual_loss > 0.0;
+        if has_usual && size > EXPLOSION * self.usual_loss {
             shown.push(Symptom::LossExplosion { loss: record.critic_loss, usual: self.usual_loss });
         }
         // A mean at first, a moving one from then on.
@@ -257,6 +258,10 @@ mod tests {
             ..healthy(step)
         };
         assert_eq!(told(&mut watch(), &models, 1..=5_000, small), []);
+        // Nothing is many times as large as 0.
+        let late =
+            |step| Record { critic_loss: if step < 200 { 0.0 } else { -1e-3 }, ..healthy(step) };
+        assert_eq!(told(&mut watch(), &models, 1..=300, late), []);
     }
 
     #[test]
