@@ -239,6 +239,7 @@ impl<'a> Run<'a> {
         let checkpoints = Checkpoints::new(self.flags.out.join("checkpoints"));
         match self.flags.checkpoint_every {
             Some(steps) => checkpoints.every_steps(steps),
+            None if self.flags.resume => checkpoints,
             None => checkpoints.only_if_interrupted(),
         }
     }
