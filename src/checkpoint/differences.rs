@@ -49,7 +49,7 @@ fn compare(name: &str, ours: &Value, theirs: &Value, differences: &mut Vec<Strin
         });
         // The fields of another strategy are not compared with those of this one.
         let mut fields: Vec<&String> = (ours.keys().chain(theirs.keys()))
-            .filter(|field| kind.is_none_or(|kind| kind == field))
+            .filter(|field| kind.is_none_or(|kind| field.as_str() == *kind))
             .collect();
         fields.sort();
         fields.dedup();
