@@ -62,6 +62,7 @@ impl HistoryCsv {
         match &mut self.file {
             Some(file) => append(file, &lines, &path)?,
             None => {
+                files::ensure_writable_folder(&self.folder)?;
                 // All records at once, so that the file never has fewer than the run that this one goes on from.
                 files::write_atomically(&path, format!("{HEADER}\n{lines}").as_bytes())?;
                 let file = File::options().append(true).open(&path);

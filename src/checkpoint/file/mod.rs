@@ -17,6 +17,7 @@ const KEY: &str = "checkpoint";
 const CHECKSUM: &str = "checksum";
 const CHECKSUM_LEN: usize = 32;
 const HISTORY: &str = "history.";
+
 fn ends_with_checksum(layout: &Metadata) -> bool {
     let end = layout.data_len();
     layout.info(CHECKSUM).is_some_and(|info| {

@@ -221,7 +221,7 @@ fn parse(path: &Path, file: &mut File, len: u64) -> Result<(Header, Metadata, u6
         Ok(layout) => layout,
         Err(error) => {
             return fail(format!(
-                "is not a safetensors file: {error}; expected a checkpoint of this crate"
+                "is no safetensors file or was damaged: {error}; expected a checkpoint of this crate"
             ));
         }
     };
