@@ -143,7 +143,8 @@ impl State {
                     continue;
                 };
                 if value.shape() == var.shape() && value.dtype() == var.dtype() {
-                    let value = value.to_device(var.device())?.copy()?.detach();
+                    // Detached, it is copied; a variable would be taken as it is.
+                    let value = value.to_device(var.device())?.detach();
                     tensors.insert(parameter.to_owned(), Var::from_tensor(&value)?);
                 } else {
                     misfit.mismatched.push(format!(
@@ -270,6 +271,13 @@ mod tests {
         assert_eq!(state.get("square_avg", "a")?.to_vec1::<f32>()?, [1.0, 1.0]);
         state.get("square_avg", "a")?.set(&Tensor::zeros(2, DType::F32, &Device::Cpu)?)?;
         assert_eq!(saved["square_avg.a"].to_vec1::<f32>()?, [1.0, 1.0]);
+        // A variable of the caller's own is copied too.
+        let own = Var::ones(2, DType::F32, &Device::Cpu)?;
+        let mut of_caller = saved.clone();
+        of_caller.insert("square_avg.a".into(), own.as_tensor().clone());
+        state.load(&parameters(&[2]), &of_caller)?;
+        state.get("square_avg", "a")?.set(&Tensor::zeros(2, DType::F32, &Device::Cpu)?)?;
+        assert_eq!(own.to_vec1::<f32>()?, [1.0, 1.0]);
         // Before the first step there is only the counter.
         let fresh = State::new(&["square_avg", "momentum_buffer"]).tensors()?;
         assert_eq!(fresh.len(), 1);
