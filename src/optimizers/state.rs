@@ -251,6 +251,43 @@ mod tests {
         state
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_state_comes_back_to_the_bit(
+            shapes in proptest::collection::vec(proptest::collection::vec(1usize..4, 0..4), 1..5),
+            values in proptest::array::uniform32(proptest::num::f64::ANY),
+            steps in 0u64..4,
+        ) {
+            let parameters: Parameters = (shapes.iter().enumerate())
+                .map(|(i, dims)| {
+                    let var = Var::zeros(dims.as_slice(), DType::F64, &Device::Cpu).unwrap();
+                    (format!("layer{i}.weight"), var)
+                })
+                .collect();
+            let mut state = State::new(&["exp_avg", "exp_avg_sq"]);
+            (0..steps).for_each(|_| assert!(state.advance(&parameters).is_ok()));
+            for quantity in &state.quantities {
+                for var in quantity.tensors.values() {
+                    let some = values.iter().copied().cycle().take(var.elem_count());
+                    let some = Tensor::from_vec(some.collect(), var.shape(), &Device::Cpu).unwrap();
+                    var.set(&some).unwrap();
+                }
+            }
+            let mut other = State::new(&["exp_avg", "exp_avg_sq"]);
+            other.load(&parameters, &state.tensors().unwrap()).unwrap();
+            let bits = |state: &State| -> Vec<(String, Vec<u64>)> {
+                let mut tensors = state.tensors().unwrap();
+                assert_eq!(tensors.remove("step").unwrap().to_scalar::<i64>().unwrap(), steps as i64);
+                let bits = |tensor: &Tensor| -> Vec<u64> {
+                    let values = tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                    values.into_iter().map(f64::to_bits).collect()
+                };
+                tensors.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+            };
+            assert_eq!(bits(&other), bits(&state));
+        }
+    }
+
     #[test]
     fn names_say_the_quantity_and_the_parameter() -> Result<()> {
         let tensors = stepped().tensors()?;
