@@ -125,7 +125,7 @@ impl Average {
 }
 
 fn copy((name, tensor): (&String, &Tensor)) -> Result<(String, Var)> {
-    Ok((name.clone(), Var::from_tensor(&tensor.copy()?.detach())?))
+    Ok((name.clone(), Var::from_tensor(&tensor.detach())?))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | gap: held-out less training critic loss | near 0 | above 0 the critic knows the training samples by heart (WGAN-GP, section 5.3) |
 //! | norms of the critic's gradient | near the penalty's target | their largest is an empirical Lipschitz constant |
-//! | share of weights at the clip bound | below 0.9 | a critic of nothing but ±c is a very simple function (WGAN-GP, section 3) |
+//! | share of weights at the clip bound | below 0.95 | a critic of nothing but ±c is a very simple function (WGAN-GP, section 3) |
 //! | gradient norms by layer | within some powers of ten | where gradients vanish or explode on their way |
 
 use std::collections::BTreeMap;

@@ -211,8 +211,8 @@ pub enum Error {
 
     /// A folder holds checkpoints that a run would make again.
     #[error(
-        "{}: holds a checkpoint of step {newest}, which this run, at step {steps_done}, would make again; resume \
-         from it, choose another folder, or move it away",
+        "{}: holds a checkpoint of step {newest}, and this run, at step {steps_done}, would come by that step again; \
+         resume from it, choose another folder, or move it away",
         folder.display()
     )]
     NewerCheckpoints {
@@ -226,7 +226,7 @@ pub enum Error {
 
     /// Another run writes into the same folder.
     #[error(
-        "{}: is in use by another run{}; expected a folder for each run of its own",
+        "{}: is in use by another run{}; expected a folder of its own for each run",
         path.display(), holder.map_or(String::new(), |pid| format!(", process {pid}"))
     )]
     FolderInUse {

@@ -262,6 +262,31 @@ mod tests {
         whole
     }
 
+    proptest::proptest! {
+        /// Wherever a run is interrupted, it ends where it would have ended: `ends` tries every place.
+        #[test]
+        fn where_a_run_was_interrupted_does_not_matter(
+            estimates in proptest::collection::vec(-5.0f64..5.0, 1..40),
+            window in 1usize..5,
+            patience in proptest::option::of(1u64..8),
+            target in proptest::option::of(-3.0f64..3.0),
+            epochs in proptest::option::of(1u64..15),
+            min_delta in 0.0f64..1.0,
+        ) {
+            let config =
+                StopConfig { epochs, seconds: None, window, target, patience, min_delta };
+            if let Some((step, ended)) = ends(config, &estimates) {
+                let reason = match ended {
+                    Ended::Target(estimate) => target.is_some_and(|target| estimate <= target),
+                    Ended::NoProgress(steps) => Some(steps) == patience,
+                    Ended::Epochs(done) => Some(done) == epochs && step * 5 / 10 == done,
+                    _ => false,
+                };
+                assert!(reason, "{ended}");
+            }
+        }
+    }
+
     #[test]
     fn patience_waits_for_the_rise_and_follows_the_fall() {
         let config =

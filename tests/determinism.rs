@@ -3,9 +3,11 @@
 use candle_core::{DType, Device, Tensor};
 use wgan::data::TensorDataset;
 use wgan::history::{History, Record};
+use wgan::optimizers::{OptimizerConfig, ParameterGroup, UpdateConfig};
 use wgan::random::Stream;
+use wgan::schedules::RateSchedule;
 use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
-use wgan::{ModelBuilder, TrainConfig, WganTrainer};
+use wgan::{Ema, ModelBuilder, TrainConfig, WganTrainer};
 
 type Trainer = WganTrainer<MlpGenerator, MlpCritic>;
 
@@ -28,8 +30,41 @@ fn data() -> TensorDataset {
     TensorDataset::new(noise.unwrap().tanh().unwrap()).unwrap()
 }
 
-fn configs(seed: u64, generator_steps: u64) -> [TrainConfig; 4] {
+/// All that long runs add, in one.
+fn long_run() -> TrainConfig {
+    let updates = UpdateConfig {
+        schedule: RateSchedule::cosine(0, 9),
+        warm_up: 2,
+        groups: vec![ParameterGroup::new("*.bias").learning_rate(1e-3)],
+        clip_value: Some(0.1),
+        clip_norm: Some(0.5),
+    };
+    TrainConfig {
+        critic_optimizer: OptimizerConfig::RmsProp {
+            learning_rate: 1e-4,
+            alpha: 0.9,
+            eps: 1e-8,
+            momentum: 0.5,
+            centered: true,
+            weight_decay: 0.01,
+        },
+        generator_optimizer: OptimizerConfig::Sgd {
+            learning_rate: 1e-2,
+            momentum: 0.9,
+            dampening: 0.0,
+            nesterov: true,
+            weight_decay: 0.01,
+        },
+        critic_updates: updates.clone(),
+        generator_updates: updates,
+        ema: Some(Ema::new(0.9)),
+        ..TrainConfig::wgan_gp()
+    }
+}
+
+fn configs(seed: u64, generator_steps: u64) -> [TrainConfig; 5] {
     [
+        long_run(),
         TrainConfig::wgan(),
         TrainConfig::wgan_gp(),
         TrainConfig::wgan_div(),

@@ -4,7 +4,7 @@ mod interrupt;
 mod long_run;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -95,7 +95,9 @@ pub struct Flags {
 /// Reads the flags, runs the example and prints its error, if any, in one line.
 pub fn main<A: Parser>(defaults: &Defaults, run: impl FnOnce(&A) -> Result<()>) -> ExitCode {
     // The library says through `tracing` what goes wrong in a run; a program chooses where that goes.
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).without_time().init();
+    let colours = std::io::stderr().is_terminal();
+    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
+    subscriber.with_target(false).without_time().init();
     let mut matches = defaults.show(A::command()).get_matches();
     let arguments = A::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     match run(&arguments) {
@@ -239,6 +241,7 @@ impl<'a> Run<'a> {
         let checkpoints = Checkpoints::new(self.flags.out.join("checkpoints"));
         match self.flags.checkpoint_every {
             Some(steps) => checkpoints.every_steps(steps),
+            None if self.flags.resume => checkpoints,
             None => checkpoints.only_if_interrupted(),
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::history::Record;
 
+type Figure = dyn Fn(&[Record]) -> f64;
+
 /// A figure of the history that tells the best checkpoint, which is kept beside the newest ones.
 ///
 /// It is computed from the records up to a checkpoint, so that a resumed run needs nothing else to go on choosing. A
@@ -17,7 +19,7 @@ use crate::history::Record;
 /// # let _ = (checkpoints, figure);
 /// ```
 pub struct Best {
-    figure: Box<dyn Fn(&[Record]) -> f64>,
+    figure: Box<Figure>,
     sign: f64,
 }
 

@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// the run ends, not what a step does.
 const ALLOWED: [&str; 2] = ["generator_steps", "stop"];
 
+/// The fields that say which variant of an enum it is.
+const TAGS: [&str; 3] = ["optimizer", "strategy", "schedule"];
+
 /// More of them say no more.
 const MOST: usize = 12;
 
@@ -40,7 +43,14 @@ pub(crate) fn compare_config(ours: &Value, theirs: &Value) -> Vec<String> {
 
 fn compare(name: &str, ours: &Value, theirs: &Value, differences: &mut Vec<String>) {
     if let (Value::Object(ours), Value::Object(theirs)) = (ours, theirs) {
-        let mut fields: Vec<&String> = ours.keys().chain(theirs.keys()).collect();
+        let kind = TAGS.iter().find(|tag| {
+            let of = |map: &serde_json::Map<String, Value>| map.get(**tag).cloned();
+            of(ours).is_some() && of(theirs).is_some() && of(ours) != of(theirs)
+        });
+        // The fields of another strategy are not compared with those of this one.
+        let mut fields: Vec<&String> = (ours.keys().chain(theirs.keys()))
+            .filter(|field| kind.is_none_or(|kind| field.as_str() == *kind))
+            .collect();
         fields.sort();
         fields.dedup();
         for field in fields {
@@ -139,12 +149,14 @@ mod tests {
             ["batch_size is 64, in the checkpoint 5", "seed is 0, in the checkpoint 1"]
         );
         let clip = TrainConfig { lipschitz: Lipschitz::Clip { c: 0.5 }, ..ours.clone() };
-        let text = differences(&clip).join("; ");
-        assert!(text.contains("lipschitz.c is absent, in the checkpoint 0.5"), "{text}");
-        assert!(
-            text.contains(r#"strategy is "gradient_penalty", in the checkpoint "clip""#),
-            "{text}"
+        assert_eq!(
+            differences(&clip),
+            [r#"lipschitz.strategy is "gradient_penalty", in the checkpoint "clip""#]
         );
+        let lambda =
+            Lipschitz::GradientPenalty { lambda: 5.0, target: 1.0, sides: Default::default() };
+        let lambda = TrainConfig { lipschitz: lambda, ..ours.clone() };
+        assert_eq!(differences(&lambda), ["lipschitz.lambda is 10.0, in the checkpoint 5.0"]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! [`WganTrainer::with_checkpoints`](crate::WganTrainer::with_checkpoints) has a run write [`Checkpoints`];
 //! [`WganTrainer::resume`](crate::WganTrainer::resume) goes on from the newest good one. N steps, a kill, and M steps after
-//! a resume are one run of N + M steps to the last bit: parameters, optimisers, samples and history, but for the seconds.
+//! a resume are one run of N + M steps to the last bit: parameters, optimisers, samples and history, but for the
+//! seconds.
 //!
 //! ```
 //! # use candle_core::{DType, Device};
@@ -42,8 +43,8 @@
 //!
 //! # What a checkpoint holds
 //!
-//! `checkpoint-000500.safetensors`, of generator step 500, is one safetensors file that Python's `safetensors` package reads
-//! too:
+//! `checkpoint-000500.safetensors`, of generator step 500, is one safetensors file that Python's `safetensors` package
+//! reads too:
 //!
 //! | names | what |
 //! |---|---|
@@ -54,10 +55,11 @@
 //! | `probe.samples`, `probe.scores` | what the models make of two fixed latent points |
 //! | `checksum` | the SHA-256 of all bytes of the file before it: the last 32 |
 //!
-//! and, as JSON under the one key `checkpoint` of the file's metadata, the format version, the steps done by both networks,
-//! the whole [`TrainConfig`](crate::TrainConfig) and what the data set is known by. There is no state of a random number
-//! generator to save: each draw is a function of `(seed, purpose, index)` (see [`random`](crate::random)), the seed is in the
-//! configuration and the indices are the steps done. The same goes for the epoch's shuffle, the place in it and schedules.
+//! and, as JSON under the one key `checkpoint` of the file's metadata, the format version, the steps done by both
+//! networks, the whole [`TrainConfig`](crate::TrainConfig) and what the data set is known by. There is no state of a
+//! random number generator to save: each draw is a function of `(seed, purpose, index)` (see
+//! [`random`](crate::random)), the seed is in the configuration and the indices are the steps done. The same goes for
+//! the epoch's shuffle, the place in it and schedules.
 //!
 //! ```python
 //! import json
@@ -69,17 +71,17 @@
 //!
 //! # What is refused
 //!
-//! A file that was cut short or altered, or is of a newer format; one of models with other tensors, or with other layers
-//! between the same tensors, which the probe shows; one of other data; one of another configuration. All fields of the
-//! configuration must be as they were but for those that only say when a run ends and what is watched:
+//! A file that was cut short or altered, or is of a newer format; one of models with other tensors, or with other
+//! layers between the same tensors, which the probe shows; one of other data; one of another configuration. All fields
+//! of the configuration must be as they were but for those that only say when a run ends:
 //! `generator_steps` and `stop`. What is given to the trainer as code, such as an own optimiser or schedule, cannot be
 //! compared but for an own optimiser's state: it has to be given again as it was.
 //!
-//! Observers, checkpoint settings, the device and the number of threads are free. On a device or a processor that rounds
-//! otherwise the run goes on, though not bit for bit, and a warning is logged.
+//! Observers, checkpoint settings, the device and the number of threads are free. On a device or a processor that
+//! rounds otherwise the run goes on, though not bit for bit, and a warning is logged.
 //!
-//! Each file is written whole or not at all, and nothing in one makes the reader panic, take more memory than the file is
-//! long, or touch another file.
+//! Each file is written whole or not at all, and nothing in one makes the reader panic, take more memory than the file
+//! is long, or touch another file.
 
 mod best;
 mod data_identity;

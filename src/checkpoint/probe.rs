@@ -6,8 +6,8 @@ use crate::error::Result;
 
 /// What two models make of fixed latent points.
 ///
-/// Names and shapes of tensors do not show which layers lie between them: another activation, another slope, another order.
-/// What comes out does.
+/// Names and shapes of tensors do not show which layers lie between them: another activation, another slope, another
+/// order. What comes out does.
 #[derive(Debug, Clone)]
 pub(crate) struct Probe {
     /// The generator's samples in evaluation mode.

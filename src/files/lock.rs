@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 
 /// Keeps every other run out of a folder for as long as it lives.
 ///
-/// It is a lock of the operating system on the file `.lock` in the folder, so that it ends with its process, however that
-/// ends; the file stays. On a file system without locks a warning is logged and nobody is kept out.
+/// It is a lock of the operating system on the file `.lock` in the folder, so that it ends with its process, however
+/// that ends; the file stays. On a file system without locks a warning is logged and nobody is kept out.
 ///
 /// ```
 /// # let temporary = tempfile::tempdir().expect("a folder");

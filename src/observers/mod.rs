@@ -64,7 +64,7 @@ pub struct Snapshot<'a> {
     pub history: &'a [Record],
     /// Generator steps that the run will have done when it ends.
     pub total_steps: u64,
-    /// Real samples that one generator step takes: `n_critic` batches.
+    /// Real samples that this generator step took: `n_critic` batches.
     pub samples_per_step: usize,
     /// The models.
     pub models: &'a dyn Models,

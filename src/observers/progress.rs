@@ -59,20 +59,19 @@ impl Progress {
 
     fn figures(&mut self, snapshot: &Snapshot<'_>) -> String {
         let record = snapshot.record;
-        let speed = self.speed.after(record.step, record.seconds);
+        let speed = self.speed.after(record.step, snapshot.samples_per_step, record.seconds);
         let mut text = format!(
             "W {}  critic {}  generator {}",
             short(record.wasserstein_estimate),
             short(record.critic_loss),
             short(record.generator_loss)
         );
-        if let Some(steps_per_second) = speed {
-            let images = steps_per_second * snapshot.samples_per_step as f64;
+        if let Some((_, images)) = speed {
             text += &format!("  {images:.0} images/s");
         }
         match (snapshot.total_steps.saturating_sub(record.step), speed) {
             (0, _) => text += &format!("  {} in all", clock(record.seconds)),
-            (left, Some(speed)) => text += &format!("  {} left", clock(left as f64 / speed)),
+            (left, Some((steps, _))) => text += &format!("  {} left", clock(left as f64 / steps)),
             _ => {}
         }
         text
@@ -153,20 +152,34 @@ impl Display {
 /// The speed of a run in its recent past.
 #[derive(Default)]
 struct Speed {
-    /// Steps done and the seconds since the start, oldest first.
-    marks: VecDeque<(u64, f64)>,
+    /// Oldest first.
+    marks: VecDeque<Mark>,
+}
+
+/// How far a run was at some time.
+#[derive(Clone, Copy)]
+struct Mark {
+    step: u64,
+    /// Since the first mark.
+    images: u64,
+    seconds: f64,
 }
 
 impl Speed {
-    /// Steps a second; nothing before a second mark.
-    fn after(&mut self, step: u64, seconds: f64) -> Option<f64> {
-        self.marks.push_back((step, seconds));
-        while self.marks.len() > 2 && seconds - self.marks[0].1 > WINDOW {
+    /// Steps and images a second; nothing before a second mark. `images` are those of the step, and taken to be those of the
+    /// steps that were not seen before it too.
+    fn after(&mut self, step: u64, images: usize, seconds: f64) -> Option<(f64, f64)> {
+        let last = self.marks.back().copied().unwrap_or(Mark { step, images: 0, seconds });
+        let seen = step.saturating_sub(last.step).saturating_mul(images as u64);
+        self.marks.push_back(Mark { step, images: last.images.saturating_add(seen), seconds });
+        while self.marks.len() > 2 && seconds - self.marks[0].seconds > WINDOW {
             self.marks.pop_front();
         }
-        let &(first_step, first_seconds) = self.marks.front()?;
-        let speed = step.checked_sub(first_step)? as f64 / (seconds - first_seconds);
-        (speed.is_finite() && speed > 0.0).then_some(speed)
+        let (first, last) = (self.marks.front()?, self.marks.back()?);
+        let took = seconds - first.seconds;
+        let steps = step.checked_sub(first.step)? as f64 / took;
+        let images = (last.images - first.images) as f64 / took;
+        (steps.is_finite() && steps > 0.0).then_some((steps, images))
     }
 }
 
@@ -216,6 +229,20 @@ mod tests {
             let bytes = self.0.lock().unwrap();
             std::str::from_utf8(&bytes).unwrap().lines().map(str::to_owned).collect()
         }
+    }
+
+    #[test]
+    fn the_speed_is_that_of_the_last_seconds_whatever_a_step_takes() {
+        let mut speed = Speed::default();
+        assert_eq!(speed.after(1, 100, 1.0), None);
+        // Ten times the images in one of two steps, a second each.
+        assert_eq!(speed.after(2, 1_000, 2.0), Some((1.0, 1_000.0)));
+        assert_eq!(speed.after(3, 100, 3.0), Some((1.0, 550.0)));
+        // Steps that were not seen count as this one does.
+        assert_eq!(speed.after(7, 100, 7.0), Some((1.0, 250.0)));
+        // The window has gone on: only the marks of the last ten seconds are left.
+        let (steps, images) = speed.after(15, 100, 15.0).expect("a speed");
+        assert_eq!((steps, images), (1.0, 100.0));
     }
 
     /// A run of `last` steps of the 100, at two seconds a step.
@@ -287,16 +314,16 @@ mod tests {
     #[test]
     fn speed_is_that_of_the_last_ten_seconds() {
         let mut speed = Speed::default();
-        assert_eq!(speed.after(1, 1.0), None);
-        assert_eq!(speed.after(1, 1.0), None);
+        assert_eq!(speed.after(1, 1, 1.0), None);
+        assert_eq!(speed.after(1, 1, 1.0), None);
         for step in 2..=30 {
-            let _ = speed.after(step, step as f64);
+            let _ = speed.after(step, 1, step as f64);
         }
         // From here ten steps a second.
-        let last = (1..=110).fold(None, |_, i| speed.after(30 + i, 30.0 + i as f64 / 10.0));
-        assert!((last.unwrap() - 10.0).abs() < 1e-9, "{last:?}");
+        let last = (1..=110).fold(None, |_, i| speed.after(30 + i, 1, 30.0 + i as f64 / 10.0));
+        assert!((last.unwrap().0 - 10.0).abs() < 1e-9, "{last:?}");
         // A long pause between two calls is still a speed.
-        assert_eq!(speed.after(241, 142.0), Some(1.0));
+        assert_eq!(speed.after(241, 1, 142.0), Some((1.0, 1.0)));
     }
 
     #[test]

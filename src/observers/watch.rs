@@ -19,8 +19,8 @@ const PERSISTENCE: u64 = 20;
 const COLLAPSE: f64 = 1e-6;
 /// Below this length of the critic's gradient the generator's is lost beside an optimiser's eps of 1e-8.
 const VANISHED: f64 = 1e-5;
-/// More weights than this at the clip bound, and the critic is little else.
-const SATURATION: f64 = 0.95;
+/// More weights than this at the clip bound, and the critic is nothing else. A DCGAN in good order has some 95% there.
+const SATURATION: f64 = 0.99;
 /// Steps between two looks at the weights.
 const WEIGHTS_EVERY: u64 = 100;
 /// Steps after which a symptom that lasts is told again.
@@ -108,7 +108,7 @@ impl fmt::Display for Symptom {
 /// | loss explosion | the critic loss is 100 times its mean size over the last 100 steps |
 /// | constant critic | estimate and gradient are 1e-6 of their largest or less, or 0, for 20 steps |
 /// | vanished gradient | the critic's gradient at generated samples is below 1e-5 for 20 steps |
-/// | saturated clipping | more than 95% of the critic's weights lie at ±c |
+/// | saturated clipping | more than 99% of the critic's weights lie at ±c |
 #[derive(Debug)]
 pub struct Watch {
     lipschitz: Lipschitz,
@@ -162,7 +162,8 @@ impl Watch {
     fn in_record(&mut self, record: &Record) -> Vec<Symptom> {
         let mut shown = Vec::new();
         let size = record.critic_loss.abs();
-        if self.steps >= MEMORY && size > EXPLOSION * self.usual_loss {
+        let has_usual = self.steps >= MEMORY && self.usual_loss > 0.0;
+        if has_usual && size > EXPLOSION * self.usual_loss {
             shown.push(Symptom::LossExplosion { loss: record.critic_loss, usual: self.usual_loss });
         }
         // A mean at first, a moving one from then on.
@@ -257,6 +258,10 @@ mod tests {
             ..healthy(step)
         };
         assert_eq!(told(&mut watch(), &models, 1..=5_000, small), []);
+        // Nothing is many times as large as 0.
+        let late =
+            |step| Record { critic_loss: if step < 200 { 0.0 } else { -1e-3 }, ..healthy(step) };
+        assert_eq!(told(&mut watch(), &models, 1..=300, late), []);
     }
 
     #[test]
@@ -304,11 +309,11 @@ mod tests {
             FakeModels { weights, ..FakeModels::new(DType::F32) }
         };
         let clip = || Watch::new(Lipschitz::Clip { c: 0.01 });
-        assert_eq!(told(&mut clip(), &weights(90), 1..=1_000, healthy), []);
-        assert_eq!(told(&mut watch(), &weights(99), 1..=1_000, healthy), []);
-        let told = told(&mut clip(), &weights(99), 1..=1_150, healthy);
-        let expected = Symptom::SaturatedClipping { share: 0.99, c: 0.01 };
+        assert_eq!(told(&mut clip(), &weights(98), 1..=1_000, healthy), []);
+        assert_eq!(told(&mut watch(), &weights(100), 1..=1_000, healthy), []);
+        let told = told(&mut clip(), &weights(100), 1..=1_150, healthy);
+        let expected = Symptom::SaturatedClipping { share: 1.0, c: 0.01 };
         assert_eq!(told, [(100, expected), (1_100, expected)]);
-        assert!(told[0].1.to_string().starts_with("99% of the critic's weights"));
+        assert!(told[0].1.to_string().starts_with("100% of the critic's weights"));
     }
 }

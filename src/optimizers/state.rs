@@ -143,7 +143,8 @@ impl State {
                     continue;
                 };
                 if value.shape() == var.shape() && value.dtype() == var.dtype() {
-                    let value = value.to_device(var.device())?.copy()?.detach();
+                    // Detached, it is copied; a variable would be taken as it is.
+                    let value = value.to_device(var.device())?.detach();
                     tensors.insert(parameter.to_owned(), Var::from_tensor(&value)?);
                 } else {
                     misfit.mismatched.push(format!(
@@ -250,6 +251,43 @@ mod tests {
         state
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_state_comes_back_to_the_bit(
+            shapes in proptest::collection::vec(proptest::collection::vec(1usize..4, 0..4), 1..5),
+            values in proptest::array::uniform32(proptest::num::f64::ANY),
+            steps in 0u64..4,
+        ) {
+            let parameters: Parameters = (shapes.iter().enumerate())
+                .map(|(i, dims)| {
+                    let var = Var::zeros(dims.as_slice(), DType::F64, &Device::Cpu).unwrap();
+                    (format!("layer{i}.weight"), var)
+                })
+                .collect();
+            let mut state = State::new(&["exp_avg", "exp_avg_sq"]);
+            (0..steps).for_each(|_| assert!(state.advance(&parameters).is_ok()));
+            for quantity in &state.quantities {
+                for var in quantity.tensors.values() {
+                    let some = values.iter().copied().cycle().take(var.elem_count());
+                    let some = Tensor::from_vec(some.collect(), var.shape(), &Device::Cpu).unwrap();
+                    var.set(&some).unwrap();
+                }
+            }
+            let mut other = State::new(&["exp_avg", "exp_avg_sq"]);
+            other.load(&parameters, &state.tensors().unwrap()).unwrap();
+            let bits = |state: &State| -> Vec<(String, Vec<u64>)> {
+                let mut tensors = state.tensors().unwrap();
+                assert_eq!(tensors.remove("step").unwrap().to_scalar::<i64>().unwrap(), steps as i64);
+                let bits = |tensor: &Tensor| -> Vec<u64> {
+                    let values = tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                    values.into_iter().map(f64::to_bits).collect()
+                };
+                tensors.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+            };
+            assert_eq!(bits(&other), bits(&state));
+        }
+    }
+
     #[test]
     fn names_say_the_quantity_and_the_parameter() -> Result<()> {
         let tensors = stepped().tensors()?;
@@ -270,6 +308,13 @@ mod tests {
         assert_eq!(state.get("square_avg", "a")?.to_vec1::<f32>()?, [1.0, 1.0]);
         state.get("square_avg", "a")?.set(&Tensor::zeros(2, DType::F32, &Device::Cpu)?)?;
         assert_eq!(saved["square_avg.a"].to_vec1::<f32>()?, [1.0, 1.0]);
+        // A variable of the caller's own is copied too.
+        let own = Var::ones(2, DType::F32, &Device::Cpu)?;
+        let mut of_caller = saved.clone();
+        of_caller.insert("square_avg.a".into(), own.as_tensor().clone());
+        state.load(&parameters(&[2]), &of_caller)?;
+        state.get("square_avg", "a")?.set(&Tensor::zeros(2, DType::F32, &Device::Cpu)?)?;
+        assert_eq!(own.to_vec1::<f32>()?, [1.0, 1.0]);
         // Before the first step there is only the counter.
         let fresh = State::new(&["square_avg", "momentum_buffer"]).tensors()?;
         assert_eq!(fresh.len(), 1);

@@ -139,8 +139,17 @@ impl UpdateConfig {
         Ok(())
     }
 
-    /// What the learning rate is multiplied by at a step.
-    pub(super) fn factor(&self, step: u64) -> f64 {
+    /// What the learning rate is multiplied by at a generator step, counted from 0.
+    ///
+    /// ```
+    /// use wgan::optimizers::UpdateConfig;
+    /// use wgan::schedules::RateSchedule;
+    /// let schedule = RateSchedule::linear(10, 20);
+    /// let updates = UpdateConfig { schedule, warm_up: 4, ..Default::default() };
+    /// assert_eq!([0, 3, 15, 99].map(|step| updates.factor(step)), [0.25, 1.0, 0.5, 0.0]);
+    /// ```
+    #[must_use]
+    pub fn factor(&self, step: u64) -> f64 {
         let warm_up = match self.warm_up {
             steps if step < steps => (step + 1) as f64 / steps as f64,
             _ => 1.0,

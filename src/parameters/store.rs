@@ -138,7 +138,8 @@ impl Parameters {
             match values.get(name) {
                 None => missing.push(name.clone()),
                 Some(value) if value.shape() == var.shape() && value.dtype() == var.dtype() => {
-                    let value = value.to_device(var.device())?.copy()?.detach();
+                    // Detached, it is copied; a variable would be taken as it is.
+                    let value = value.to_device(var.device())?.detach();
                     twin.push((name.clone(), Var::from_tensor(&value)?));
                 }
                 Some(value) => mismatched.push(format!(

@@ -56,10 +56,19 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 return Ok(Some("the real samples".into()));
             }
             let (found, fake) = self.look_at_generator(latent, labels)?;
-            match found {
-                Some(found) => Ok(Some(found)),
-                None => self.look_at_critic(&[real, &fake], labels),
+            if found.is_some() {
+                return Ok(found);
             }
+            let found = self.look_at_critic(&[real, &fake], labels)?;
+            if found.is_some() || !self.config.lipschitz.penalises() {
+                return Ok(found);
+            }
+            // All scores are finite: it is the penalty's own.
+            let (_, gradient) = (self.critic.parameters()).keeping_buffers(|| {
+                given(self.critic.model(), labels).scores_and_gradient(&fake)
+            })?;
+            let overflows = not_finite(&gradient)?;
+            Ok(overflows.then(|| "the critic's gradient at the generated samples".into()))
         })
     }
 

@@ -251,7 +251,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     }
 
     /// Looks at both models as they are, on draws like those of a critic step and, where they are given, on draws whose real
-    /// samples the critic is not trained on. Nothing changes; it costs about four critic steps.
+    /// samples the critic is not trained on. The generator is the one that is trained, not its average. Nothing changes; it
+    /// costs about four critic steps.
     ///
     /// The observer [`Diagnostics`](crate::observers::Diagnostics) writes it at intervals of a run.
     ///

@@ -81,13 +81,13 @@ fn number(scalar: Tensor) -> Result<f64> {
 
 /// Why a step ends: an error, and the parameters whose gradients are not finite where it is these.
 pub(super) struct Failure {
-    error: Error,
-    gradients: Vec<String>,
+    error: Box<Error>,
+    gradients: Box<[String]>,
 }
 
 impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { error: error.into(), gradients: Vec::new() }
+        Self { error: Box::new(error.into()), gradients: Box::default() }
     }
 }
 
@@ -95,7 +95,7 @@ impl Failure {
     /// The error, with the place where the value that is not finite arose. Finding it takes the model's forward passes once
     /// more; where that fails too, it is not told.
     pub(super) fn located(self, find: impl FnOnce(&[String]) -> Result<Option<String>>) -> Error {
-        match self.error {
+        match *self.error {
             Error::NonFinite { step, quantity, value, cause, first: None, checkpoint } => {
                 let first = find(&self.gradients).ok().flatten();
                 Error::NonFinite { step, quantity, value, cause, first, checkpoint }
@@ -128,7 +128,7 @@ pub(super) fn finite_gradients(
     };
     let cause = "the gradient overflows where the loss does not yet: lower the learning rate, or k and p \
                  of a divergence penalty, or scale the data to [-1, 1]";
-    let error = non_finite(&format!("the gradient of {name}"), *value, step, cause);
+    let error = non_finite(&format!("the gradient of {name}"), *value, step, cause).into();
     Err(Failure { error, gradients: not_finite.into_iter().map(|(name, _)| name).collect() })
 }
 

@@ -36,8 +36,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         self.checkpoints.as_ref()
     }
 
-    /// Goes on from the newest good checkpoint of the folder given to [`with_checkpoints`](Self::with_checkpoints): to be
-    /// called before [`fit`](Self::fit). `None`, and nothing changed, where there is none at all.
+    /// Goes on from the newest good checkpoint of the folder given to [`with_checkpoints`](Self::with_checkpoints): to
+    /// be called before [`fit`](Self::fit). `None`, and nothing changed, where there is none at all.
     ///
     /// A newer one that is damaged or of another run is passed over, logged as a warning, and named in the result.
     ///

@@ -62,8 +62,8 @@ fn all(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     all
 }
 
-/// Goes on where no checkpoint can be written: each failure is a warning, the last one the error, the run itself is right,
-/// and so is every file that was there.
+/// Goes on where no checkpoint can be written: each failure is a warning, the last one the error, the run itself is
+/// right, and so is every file that was there.
 #[test]
 #[ignore = "run by the tests below"]
 fn a_run_that_cannot_write() {

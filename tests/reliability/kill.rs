@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use candle_core::Device;
 use wgan::checkpoint::{Best, Checkpoint, Checkpoints};
-use wgan::observers::{Every, HistoryCsv, Weights, callback, read_history_csv};
+use wgan::observers::{Diagnostics, Every, HistoryCsv, Weights, callback, read_history_csv};
 use wgan::random::Stream;
 
 use super::tiny::{self, State, rows};
@@ -31,6 +31,7 @@ fn a_run_to_be_killed() {
     let mut trainer = tiny::trainer(tiny::settings())
         .observe(Every::Step, HistoryCsv::new(&folder))
         .observe(Every::Steps(7), Weights::new(&folder))
+        .observe(Every::Steps(10), Diagnostics::new(&folder, tiny::data(), 4))
         .observe(
             Every::Step,
             callback(|snapshot| {
@@ -48,9 +49,12 @@ fn a_run_to_be_killed() {
 
 #[test]
 fn a_run_killed_at_100_moments_is_the_undisturbed_run() {
-    let mut undisturbed = tiny::trainer(tiny::settings());
+    let folder = tempfile::tempdir().unwrap();
+    let mut undisturbed = tiny::trainer(tiny::settings())
+        .observe(Every::Steps(10), Diagnostics::new(folder.path(), tiny::data(), 4));
     undisturbed.fit_until(&tiny::data(), STEPS).unwrap();
     let expected = State::in_checkpoint(&undisturbed.checkpoint().unwrap());
+    let diagnostics = std::fs::read(folder.path().join("diagnostics.csv")).unwrap();
 
     let mut draws = Stream::new(1, "kills", 0);
     let mut kills = 0;
@@ -60,6 +64,7 @@ fn a_run_killed_at_100_moments_is_the_undisturbed_run() {
             kills += 1;
         }
         compare(folder.path(), &expected);
+        assert_eq!(std::fs::read(folder.path().join("diagnostics.csv")).unwrap(), diagnostics);
     }
 }
 

@@ -37,8 +37,8 @@ fn resident() -> u64 {
     1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
 }
 
-/// The records alone take about a megabyte, twice that when their vector grows, and three copies of it while a checkpoint
-/// is written. A step that kept half a kilobyte would add eight.
+/// The records alone take about a megabyte, twice that when their vector grows, and three copies of it while a
+/// checkpoint is written. A step that kept half a kilobyte would add eight.
 #[test]
 fn memory_is_flat_over_20000_steps() {
     let folder = tempfile::tempdir().unwrap();

@@ -163,7 +163,8 @@ fn restore(folder: &Path, bytes: &[u8]) -> Result<(), TestCaseError> {
             let mut written = State::in_checkpoint(&read);
             // Those of the models as they are here, to within rounding.
             for name in ["probe.samples", "probe.scores"] {
-                (held.tensors.remove(name), written.tensors.remove(name));
+                held.tensors.remove(name);
+                written.tensors.remove(name);
             }
             prop_assert_eq!(held.difference(&written), None);
             let total = trainer.steps().saturating_add(1);

@@ -22,6 +22,7 @@ use super::support::normal;
 use super::tiny::{self, State, rows};
 
 type Trainer = WganTrainer<Box<dyn Generator>, Box<dyn Critic>>;
+type Networks = (Network<Box<dyn Generator>>, Network<Box<dyn Critic>>);
 
 const BATCH: usize = 4;
 const CLASSES: usize = 3;
@@ -73,7 +74,7 @@ impl Pair {
         data.with_labels((0..11).map(|i| i % CLASSES as u32).collect()).unwrap()
     }
 
-    fn build(&self) -> (Network<Box<dyn Generator>>, Network<Box<dyn Critic>>) {
+    fn build(&self) -> Networks {
         let build = ModelBuilder::new(5).dtype(self.dtype);
         let Self { norm, spectral_norm, .. } = *self;
         let classes = self.labels.then_some(CLASSES);
