@@ -286,7 +286,7 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
         tile * left.tile + row * left.row_stride + first
     });
     assert!(
-        count % segment == 0
+        count.is_multiple_of(segment)
             && inner.end * width <= panel.len()
             && values.len() == ROWS * width
             && width.is_multiple_of(VECTORS * lanes)
