@@ -47,7 +47,7 @@ fn layer<L: Layer + Module>(
         bytes: 4 * x.elem_count() as u64,
     });
     group.bench_function("forward", |bencher| {
-        bencher.iter(|| black_box(network.model().0.forward_plain(&x)));
+        bencher.iter(|| black_box(candle_core::Module::forward(&network.model().0, &x).unwrap()));
     });
     group.bench_function("forward and weight", |bencher| {
         bencher.iter(|| {
@@ -65,16 +65,6 @@ fn layer<L: Layer + Module>(
 }
 
 /// Tells candle's method from the traced one of the same name.
-trait ForwardPlain {
-    fn forward_plain(&self, x: &Tensor) -> Tensor;
-}
-
-impl<L: Module> ForwardPlain for L {
-    fn forward_plain(&self, x: &Tensor) -> Tensor {
-        Module::forward(self, x).unwrap()
-    }
-}
-
 fn products(criterion: &mut Criterion) {
     for (batch, inputs, outputs) in
         [(64, 784, 512), (128, 784, 512), (64, 1024, 784), (256, 1024, 1024)]

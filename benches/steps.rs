@@ -36,8 +36,8 @@ fn pair<G: Generator, C: Critic>(
             let (generator, critic) = build(&ModelBuilder::new(0));
             let latent = normal("latent", &[batch, generator.model().latent_dim()]);
             let mut trainer = WganTrainer::new(generator, critic, config.clone()).unwrap();
-            let epsilon = Stream::new(0, "epsilon", 0);
-            let epsilon = { epsilon }.uniform(0.0, 1.0, batch, DType::F32, &Device::Cpu).unwrap();
+            let mut epsilon = Stream::new(0, "epsilon", 0);
+            let epsilon = epsilon.uniform(0.0, 1.0, batch, DType::F32, &Device::Cpu).unwrap();
             let real = normal("real", &[&[batch], sample].concat()).tanh().unwrap();
             let draws = CriticDraws::new(real, latent.clone(), Some(epsilon));
             group.throughput(Throughput::Elements(batch as u64));

@@ -58,10 +58,7 @@ pub trait Generator {
         labels: Option<&Tensor>,
         train: bool,
     ) -> Result<Traced> {
-        latent.through_candle(|latent| match labels {
-            Some(labels) => self.forward_conditional(latent, labels, train),
-            None => self.forward(latent, train),
-        })
+        latent.through_candle(|latent| generate(self, latent, labels, train))
     }
 
     /// How many classes the generator makes samples of; `None`, the default, for one that is not told a class.

@@ -1,18 +1,18 @@
 //! Looking for NaN and infinity.
 
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::parallel::SERIAL;
+use super::parallel::{SERIAL, tasks};
 use super::{CHUNK, Real};
 
 /// The first element that is not finite.
 pub(crate) fn first_non_finite<T: Real>(x: &[T]) -> Option<T> {
-    let clean = if x.len() <= SERIAL {
-        is_finite(x)
-    } else {
-        x.par_chunks(CHUNK).with_min_len(SERIAL / 4 / CHUNK).all(is_finite)
-    };
-    if clean { None } else { x.iter().copied().find(|x| !x.is_finite()) }
+    let clean = AtomicBool::new(true);
+    tasks(x.len() <= SERIAL, x.len().div_ceil(CHUNK), |i| {
+        let chunk = &x[i * CHUNK..x.len().min((i + 1) * CHUNK)];
+        clean.fetch_and(is_finite(chunk), Relaxed);
+    });
+    if clean.into_inner() { None } else { x.iter().copied().find(|x| !x.is_finite()) }
 }
 
 /// A sum of 0 * x is 0 unless something is not finite, and vectorises where a search with an early end would not.

@@ -7,12 +7,12 @@
 
 pub(crate) mod activation;
 pub(crate) mod batch_norm;
+pub(crate) mod channels;
 pub(crate) mod convolution;
 pub(crate) mod finite;
 pub(crate) mod matmul;
 mod parallel;
 pub(crate) mod pool;
-pub(crate) mod reduce;
 pub(crate) mod rows;
 mod scratch;
 pub(crate) mod transpose;

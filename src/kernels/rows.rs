@@ -1,13 +1,12 @@
-//! Normalisation of rows to mean 0 and variance 1 with its first two derivatives, and products by channel.
+//! Normalisation of rows to mean 0 and variance 1 with its first two derivatives.
 //!
-//! A tensor is seen as rows of one size, one behind the other, or as `(batch, channels, positions)`. Sums are taken in `f64`,
-//! in lanes whose number is that of no machine, and each by one thread.
+//! A tensor is seen as rows of one size, one behind the other. Sums are taken in `f64`, in lanes whose number is that of no
+//! machine, and each by one thread.
 
 use candle_core::WithDType;
-use rayon::prelude::*;
 
 use super::Real;
-use super::parallel::{SERIAL, for_each_chunk};
+use super::parallel::{for_each_chunk, for_each_chunk_of};
 
 /// Partial sums of a row, so that the loop over it vectorises.
 const LANES: usize = 16;
@@ -16,7 +15,7 @@ const LANES: usize = 16;
 ///
 /// Elements are widened before they are added up: a row may be long.
 #[inline(always)]
-fn row_sums<T: Real, const INPUTS: usize, const SUMS: usize>(
+pub(super) fn row_sums<T: Real, const INPUTS: usize, const SUMS: usize>(
     rows: [&[T]; INPUTS],
     f: impl Fn([f64; INPUTS]) -> [f64; SUMS],
 ) -> [f64; SUMS] {
@@ -67,14 +66,9 @@ pub(crate) fn standardise<T: Real>(x: &[T], size: usize, eps: f64) -> (Vec<T>, V
     if size == 0 {
         return (out, scales);
     }
-    let rows = out.chunks_exact_mut(size).zip(&mut scales).zip(x.chunks_exact(size));
-    if x.len() <= SERIAL {
-        rows.for_each(|((out, scale), x)| work(x, out, scale));
-    } else {
-        let rows = out.par_chunks_exact_mut(size).zip(&mut scales).zip(x.par_chunks_exact(size));
-        let rows = rows.with_min_len((SERIAL / 4).div_ceil(size));
-        rows.for_each(|((out, scale), x)| work(x, out, scale));
-    }
+    for_each_chunk_of([(&mut out, size), (&mut scales, 1)], |row, [out, scale]| {
+        work(&x[row * size..][..size], out, &mut scale[0]);
+    });
     (out, scales)
 }
 
@@ -138,111 +132,6 @@ pub(crate) fn standardise_second<T: Real>(
         );
     });
     out
-}
-
-/// `x * weight + bias` by channel; no bias is none.
-pub(crate) fn scale_channels<T: Real>(
-    x: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    positions: usize,
-) -> Vec<T> {
-    let mut out = vec![T::zero(); x.len()];
-    let channels = weight.len();
-    if x.is_empty() {
-        return out;
-    }
-    if positions == 1 {
-        for_each_chunk(&mut out, channels, |offset, out| {
-            let x = &x[offset..][..channels];
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || match bias {
-                    Some(bias) => {
-                        for (out, (&x, (&w, &b))) in
-                            out.iter_mut().zip(x.iter().zip(weight.iter().zip(bias)))
-                        {
-                            *out = x * w + b;
-                        }
-                    }
-                    None => {
-                        for (out, (&x, &w)) in out.iter_mut().zip(x.iter().zip(weight)) {
-                            *out = x * w;
-                        }
-                    }
-                },
-            );
-        });
-        return out;
-    }
-    for_each_chunk(&mut out, positions, |offset, out| {
-        let channel = offset / positions % channels;
-        let (x, weight) = (&x[offset..][..positions], weight[channel]);
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || match bias {
-                Some(bias) => {
-                    let bias = bias[channel];
-                    for (out, &x) in out.iter_mut().zip(x) {
-                        *out = x * weight + bias;
-                    }
-                }
-                None => {
-                    for (out, &x) in out.iter_mut().zip(x) {
-                        *out = x * weight;
-                    }
-                }
-            },
-        );
-    });
-    out
-}
-
-/// The sum of `a * b` over the batch and the positions of each channel, the samples from first to last.
-pub(crate) fn channel_products<T: Real>(
-    a: &[T],
-    b: &[T],
-    channels: usize,
-    positions: usize,
-) -> Vec<T> {
-    /// Channels that one task takes where a channel has one position: some cache lines.
-    const COLUMNS: usize = 64;
-    assert_eq!(a.len(), b.len(), "two tensors of one shape");
-    let mut sums = vec![0.0; channels];
-    if a.is_empty() {
-        return vec![T::zero(); channels];
-    }
-    let sample = channels * positions;
-    let add = |first: usize, sums: &mut [f64]| {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (a, b) in a.chunks_exact(sample).zip(b.chunks_exact(sample)) {
-                    if positions == 1 {
-                        for (sum, (&a, &b)) in
-                            sums.iter_mut().zip(a[first..].iter().zip(&b[first..]))
-                        {
-                            *sum += WithDType::to_f64(a) * WithDType::to_f64(b);
-                        }
-                        continue;
-                    }
-                    for (i, sum) in sums.iter_mut().enumerate() {
-                        let start = (first + i) * positions;
-                        let rows = [&a[start..][..positions], &b[start..][..positions]];
-                        *sum += row_sums(rows, |[a, b]| [a * b])[0];
-                    }
-                }
-            },
-        );
-    };
-    if a.len() <= SERIAL {
-        add(0, &mut sums);
-    } else {
-        let size = if positions == 1 { COLUMNS } else { 1 };
-        let tasks = sums.par_chunks_mut(size).enumerate();
-        tasks.for_each(|(task, sums)| add(task * size, sums));
-    }
-    sums.into_iter().map(<T as WithDType>::from_f64).collect()
 }
 
 #[cfg(test)]
@@ -326,24 +215,5 @@ mod tests {
         let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         let y: Vec<f64> = standardise(&x, size, EPS).0.iter().map(|&y| f64::from(y)).collect();
         assert_close(&y, &naive_standardise(&wide, size), 1e-5);
-    }
-
-    #[test]
-    fn channels_equal_a_loop() {
-        for (batch, channels, positions) in
-            [(0, 3, 4), (2, 3, 1), (3, 70, 1), (1, 1, 1), (2, 3, 37), (900, 80, 1), (9, 80, 130)]
-        {
-            let count = batch * channels * positions;
-            let (a, b) = (values::<f64>(count, 1), values::<f64>(count, 2));
-            let (w, c) = (values::<f64>(channels, 3), values::<f64>(channels, 4));
-            let of = |i: usize| i / positions % channels;
-            let naive: Vec<f64> = (0..count).map(|i| a[i] * w[of(i)] + c[of(i)]).collect();
-            assert_eq!(scale_channels(&a, &w, Some(&c), positions), naive);
-            let naive: Vec<f64> = (0..count).map(|i| a[i] * w[of(i)]).collect();
-            assert_eq!(scale_channels(&a, &w, None, positions), naive);
-            let mut naive = vec![0.0; channels];
-            (0..count).for_each(|i| naive[of(i)] += a[i] * b[i]);
-            assert_close(&channel_products(&a, &b, channels, positions), &naive, 1e-12);
-        }
     }
 }

@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType};
 
 use super::on_cpu;
-use crate::kernels::batch_norm::{Extent, Gradients, backward, scale_shift, statistics};
+use crate::kernels::batch_norm::{Gradients, backward, statistics};
+use crate::kernels::channels::{self, Extent};
 use crate::kernels::{Real, for_real, slice};
 
 /// The mean and the biased variance of each channel.
@@ -84,7 +85,7 @@ impl Normalise {
             .map(|((&bias, mean), scale)| real(WithDType::to_f64(bias) - mean * scale))
             .collect();
         let scale: Vec<T> = scale.into_iter().map(real).collect();
-        scale_shift(self.extent, x, &scale, &shift)
+        channels::scale(self.extent, x, &scale, Some(&shift))
     }
 
     fn pull_back<T: Real>(&self, x: &Tensor, weight: &Tensor, g: &Tensor) -> Result<[Tensor; 3]> {

@@ -11,11 +11,10 @@
 //! | image = transposed(map, kernel) | conv(g, kernel) | kernel(map, g) |
 //! | kernel = kernel(map, image) | conv(image, g) | image(map, g) |
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{composed_convolution, count, has_kernel};
+use super::{channel_totals, composed_convolution, count, has_kernel};
 use crate::kernels::convolution::{Convolution, Geometry, for_image, for_kernel, forward};
-use crate::kernels::reduce;
 use crate::kernels::{Real, for_real, slice};
 
 /// Maps of images: (batch, inputs, height, width), (outputs, inputs / groups, down, right) -> (batch, outputs, ...), plus a
@@ -262,28 +261,9 @@ impl CustomOp3 for Biased {
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (for_a, for_b) = self.0.pull_back(a, b, g)?;
-        let for_bias = bias.track_op().then(|| sum_channels(g)).transpose()?;
+        let (_, channels, height, width) = g.dims4()?;
+        let total = || channel_totals(g, channels, height * width);
+        let for_bias = bias.track_op().then(total).transpose()?;
         Ok((for_a, for_b, for_bias))
-    }
-}
-
-/// The sum over the batch and all positions: (batch, channels, height, width) -> (channels,)
-pub(crate) fn sum_channels(x: &Tensor) -> Result<Tensor> {
-    if has_kernel(x) { x.contiguous()?.apply_op1_no_bwd(&SumChannels) } else { x.sum((0, 2, 3)) }
-}
-
-struct SumChannels;
-
-impl CustomOp1 for SumChannels {
-    fn name(&self) -> &'static str {
-        "sum-channels"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, channels, height, width) = layout.shape().dims4()?;
-        for_real!(x, T => {
-            let sums = reduce::sum_channels(slice::<T>(x, layout)?, channels, height * width);
-            Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(sums), Shape::from(channels)))
-        })
     }
 }

@@ -1,10 +1,9 @@
 //! The fully connected layer with its bias in one pass.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{count, has_kernel, matmul, matmul_nt, matmul_tn};
+use super::{channel_totals, count, has_kernel, matmul, matmul_nt, matmul_tn};
 use crate::kernels::matmul::{Matrix, product_nt};
-use crate::kernels::reduce;
 use crate::kernels::{Real, for_real, slice};
 
 /// `x Wᵀ + b`: x (batch, in), weight (out, in), bias (out,) -> (batch, out).
@@ -72,28 +71,8 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let for_x = x.track_op().then(|| matmul(g, &weight.detach())).transpose()?;
         let for_weight = weight.track_op().then(|| matmul_tn(g, &x.detach())).transpose()?;
-        let for_bias = bias.track_op().then(|| sum_rows(g)).transpose()?;
+        let for_bias =
+            bias.track_op().then(|| channel_totals(g, bias.elem_count(), 1)).transpose()?;
         Ok((for_x, for_weight, for_bias))
-    }
-}
-
-/// The sum of all rows: (rows, columns) -> (columns,)
-pub(crate) fn sum_rows(x: &Tensor) -> Result<Tensor> {
-    if has_kernel(x) { x.contiguous()?.apply_op1_no_bwd(&SumRows) } else { x.sum(0) }
-}
-
-struct SumRows;
-
-impl CustomOp1 for SumRows {
-    fn name(&self) -> &'static str {
-        "sum-rows"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, columns) = layout.shape().dims2()?;
-        for_real!(x, T => {
-            let sums = reduce::sum_rows(slice::<T>(x, layout)?, columns);
-            Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(sums), Shape::from(columns)))
-        })
     }
 }

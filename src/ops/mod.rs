@@ -11,7 +11,6 @@ mod composed_convolution;
 mod convolution;
 pub(crate) mod count;
 mod finite;
-mod gradient_probe;
 pub(crate) mod in_place;
 mod linear;
 mod pool;
@@ -20,18 +19,20 @@ mod rows;
 
 pub(crate) use activation::{activate, activate_gradient, tanh_gradient, times_derivative};
 pub(crate) use batch_norm::{Statistics, normalise, normalise_gradients};
-pub(crate) use convolution::{conv2d, conv2d_input, conv2d_kernel, sum_channels};
+pub(crate) use convolution::{conv2d, conv2d_input, conv2d_kernel};
 pub(crate) use finite::first_non_finite;
-pub(crate) use gradient_probe::GradientProbe;
-pub(crate) use linear::{linear, sum_rows};
+pub(crate) use linear::linear;
 pub(crate) use pool::{repeat_windows, sum_windows};
 pub(crate) use product::{matmul, matmul_nt, matmul_tn};
-pub(crate) use rows::{Standardised, channel_products, scale_channels};
+pub(crate) use rows::{Standardised, channel_products, channel_totals, scale_channels};
 
 pub(crate) use crate::kernels::activation::Function;
 pub(crate) use crate::kernels::convolution::Geometry;
+pub(crate) use crate::kernels::update::{Formula, Number};
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+
+use crate::kernels::{Real, slice};
 
 /// What a tensor that [`has_kernel`] is stored in.
 fn on_cpu(storage: &Storage) -> Result<&CpuStorage> {
@@ -39,6 +40,28 @@ fn on_cpu(storage: &Storage) -> Result<&CpuStorage> {
         Storage::Cpu(storage) => Ok(storage),
         _ => candle_core::bail!("expected a tensor on the CPU"),
     }
+}
+
+/// The same tensors apart from candle's graph, made contiguous where they are not.
+fn contiguous<const N: usize>(tensors: [&Tensor; N]) -> Result<[Tensor; N]> {
+    let mut views = tensors.map(Tensor::detach);
+    for view in &mut views {
+        *view = view.contiguous()?;
+    }
+    Ok(views)
+}
+
+/// What a function makes of the elements of [`contiguous`] tensors on the CPU.
+fn on_slices<T: Real, R, const N: usize>(
+    tensors: &[Tensor; N],
+    f: impl FnOnce([&[T]; N]) -> Result<R>,
+) -> Result<R> {
+    let held = tensors.each_ref().map(Tensor::storage_and_layout);
+    let mut slices: [&[T]; N] = [&[]; N];
+    for (elements, (storage, layout)) in slices.iter_mut().zip(&held) {
+        *elements = slice(on_cpu(storage)?, layout)?;
+    }
+    f(slices)
 }
 
 /// Whether this crate's kernels take the tensor.

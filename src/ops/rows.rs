@@ -3,11 +3,12 @@
 
 use candle_core::{DType, Result, Shape, Tensor};
 
-use super::{has_kernel, on_cpu};
+use super::{contiguous, has_kernel, on_cpu, on_slices};
+use crate::kernels::channels::{self, Extent};
 use crate::kernels::{Real, rows, slice};
 
 /// Runs a kernel on the elements of tensors on the CPU, each made contiguous where it is not, in their type.
-macro_rules! on_slices {
+macro_rules! by_type {
     ($inputs:expr, $shape:expr, |$slices:pat_param| $kernel:expr) => {{
         let inputs = contiguous($inputs)?;
         match inputs[0].dtype() {
@@ -17,25 +18,12 @@ macro_rules! on_slices {
     }};
 }
 
-fn contiguous<const N: usize>(inputs: [&Tensor; N]) -> Result<[Tensor; N]> {
-    let mut views = inputs.map(Tensor::detach);
-    for view in &mut views {
-        *view = view.contiguous()?;
-    }
-    Ok(views)
-}
-
 fn run<T: Real, const N: usize>(
     inputs: &[Tensor; N],
     shape: &Shape,
     kernel: impl FnOnce([&[T]; N]) -> Vec<T>,
 ) -> Result<Tensor> {
-    let held = inputs.each_ref().map(Tensor::storage_and_layout);
-    let mut slices: [&[T]; N] = [&[]; N];
-    for (elements, (storage, layout)) in slices.iter_mut().zip(&held) {
-        *elements = slice(on_cpu(storage)?, layout)?;
-    }
-    Tensor::from_vec(kernel(slices), shape, inputs[0].device())
+    on_slices(inputs, |slices| Tensor::from_vec(kernel(slices), shape, inputs[0].device()))
 }
 
 /// Rows at mean 0 and variance 1, and what each was multiplied by.
@@ -80,7 +68,7 @@ impl Standardised {
     pub(crate) fn gradient(&self, g: &Tensor) -> Result<Tensor> {
         if self.has_kernel_with(g) {
             let inputs = [g, &self.y, &self.scales];
-            return on_slices!(inputs, g.shape(), |[g, y, scales]| {
+            return by_type!(inputs, g.shape(), |[g, y, scales]| {
                 rows::standardise_gradient(g, y, scales, self.size)
             });
         }
@@ -94,7 +82,7 @@ impl Standardised {
     pub(crate) fn second(&self, u: &Tensor, g: &Tensor) -> Result<Tensor> {
         if self.has_kernel_with(g) && self.has_kernel_with(u) {
             let inputs = [u, g, &self.y, &self.scales];
-            return on_slices!(inputs, g.shape(), |[u, g, y, scales]| {
+            return by_type!(inputs, g.shape(), |[u, g, y, scales]| {
                 rows::standardise_second(u, g, y, scales, self.size)
             });
         }
@@ -131,12 +119,13 @@ pub(crate) fn scale_channels(
     positions: usize,
 ) -> Result<Tensor> {
     if has_kernel(x) && weight.dtype() == x.dtype() && bias.is_none_or(|b| b.dtype() == x.dtype()) {
+        let extent = extent(x, weight.elem_count(), positions);
         return match bias {
-            Some(bias) => on_slices!([x, weight, bias], x.shape(), |[x, weight, bias]| {
-                rows::scale_channels(x, weight, Some(bias), positions)
+            Some(bias) => by_type!([x, weight, bias], x.shape(), |[x, weight, bias]| {
+                channels::scale(extent, x, weight, Some(bias))
             }),
-            None => on_slices!([x, weight], x.shape(), |[x, weight]| {
-                rows::scale_channels(x, weight, None, positions)
+            None => by_type!([x, weight], x.shape(), |[x, weight]| {
+                channels::scale(extent, x, weight, None)
             }),
         };
     }
@@ -157,11 +146,25 @@ pub(crate) fn channel_products(
     positions: usize,
 ) -> Result<Tensor> {
     if has_kernel(a) && a.dtype() == b.dtype() {
-        return on_slices!([a, b], &Shape::from(channels), |[a, b]| {
-            rows::channel_products(a, b, channels, positions)
-        });
+        let extent = extent(a, channels, positions);
+        let shape = Shape::from(channels);
+        return by_type!([a, b], &shape, |[a, b]| channels::products(extent, a, b));
     }
     a.mul(b)?.reshape(((), channels, positions))?.sum((0, 2))
+}
+
+/// The sum over the batch and the positions of each channel, `(channels,)`: the gradient of a bias.
+pub(crate) fn channel_totals(x: &Tensor, channels: usize, positions: usize) -> Result<Tensor> {
+    if has_kernel(x) {
+        let extent = extent(x, channels, positions);
+        return by_type!([x], &Shape::from(channels), |[x]| channels::totals(extent, x));
+    }
+    x.reshape(((), channels, positions))?.sum((0, 2))
+}
+
+fn extent(x: &Tensor, channels: usize, positions: usize) -> Extent {
+    let batch = x.elem_count() / (channels * positions).max(1);
+    Extent { batch, channels, positions }
 }
 
 #[cfg(test)]
@@ -208,6 +211,7 @@ mod tests {
                     scale_channels(&x, &weight, Some(&bias), positions)?,
                     scale_channels(&turned, &weight, None, positions)?,
                     channel_products(&x, &turned, channels, positions)?,
+                    channel_totals(&turned, channels, positions)?,
                 ])
             };
             for (fast, plain) in run(DType::F32).unwrap().iter().zip(run(DType::F16).unwrap()) {

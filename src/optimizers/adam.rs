@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, decay, with_gradients};
+use super::{Optimizer, Rates, State, with_gradients};
 use crate::error::Result;
-use crate::ops::in_place::{self, Descent};
+use crate::ops::in_place::{averaged, averaged_square, update};
+use crate::ops::{Formula, Number};
 use crate::parameters::Parameters;
 
 /// Adam with both bias corrections:
@@ -43,17 +44,17 @@ impl Optimizer for Adam {
         let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
         for (name, parameter, gradient) in updates {
             let rate = rates.learning_rate(name, self.learning_rate);
-            decay(parameter, rate, rates.weight_decay(name, self.weight_decay))?;
-            let exp_avg = self.state.get("exp_avg", name)?;
-            in_place::average(exp_avg, gradient, self.beta1)?;
-            let exp_avg_sq = self.state.get("exp_avg_sq", name)?;
-            in_place::average_of_squares(exp_avg_sq, gradient, self.beta2)?;
-            let descent = Descent {
+            let step = Step {
+                keep: 1.0 - rate * rates.weight_decay(name, self.weight_decay),
                 rate: rate / correction(self.beta1),
                 scale: correction(self.beta2).sqrt().recip(),
+                beta1: self.beta1,
+                beta2: self.beta2,
                 eps: self.eps,
             };
-            in_place::descend(parameter, exp_avg, exp_avg_sq, descent)?;
+            let exp_avg = self.state.get("exp_avg", name)?;
+            let exp_avg_sq = self.state.get("exp_avg_sq", name)?;
+            update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?;
         }
         Ok(())
     }
@@ -68,5 +69,27 @@ impl Optimizer for Adam {
         state: &BTreeMap<String, Tensor>,
     ) -> Result<()> {
         self.state.load(parameters, state)
+    }
+}
+
+struct Step {
+    /// What decay leaves of the parameter.
+    keep: f64,
+    /// The learning rate over the first average's correction.
+    rate: f64,
+    /// What corrects the root of the second average.
+    scale: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+}
+
+impl Formula<3, 1> for Step {
+    #[inline(always)]
+    fn apply<N: Number>(&self, [parameter, mean, square]: [N; 3], [gradient]: [N; 1]) -> [N; 3] {
+        let mean = averaged(mean, gradient.clone(), self.beta1);
+        let square = averaged_square(square, gradient, self.beta2);
+        let divisor = square.clone().sqrt().scale(self.scale).plus(self.eps);
+        [parameter.scale(self.keep) - mean.clone().scale(self.rate) / divisor, mean, square]
     }
 }

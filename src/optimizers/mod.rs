@@ -28,7 +28,6 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var, backprop::GradStore};
 
 use crate::error::{Error, Result};
-use crate::ops::in_place;
 use crate::parameters::Parameters;
 
 /// Something that moves parameters along their gradients.
@@ -175,12 +174,4 @@ pub fn with_gradients<'a>(
             None => Err(Error::MissingGradient { name: name.to_owned() }),
         })
         .collect()
-}
-
-/// Decoupled weight decay (Loshchilov and Hutter 2019): `w *= 1 - rate * decay`.
-fn decay(parameter: &Var, rate: f64, decay: f64) -> Result<()> {
-    if decay > 0.0 {
-        in_place::scale(parameter, 1.0 - rate * decay)?;
-    }
-    Ok(())
 }

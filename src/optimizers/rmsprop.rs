@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, decay, with_gradients};
+use super::{Optimizer, Rates, State, with_gradients};
 use crate::error::Result;
-use crate::ops::in_place::{self, Descent, Normalised};
+use crate::ops::in_place::{averaged, averaged_square, update};
+use crate::ops::{Formula, Number};
 use crate::parameters::Parameters;
 
 /// RMSProp: `v = alpha v + (1 - alpha) g^2`, then `w -= learning_rate g / (sqrt(v) + eps)`.
@@ -45,38 +46,30 @@ impl Optimizer for RmsProp {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<()> {
-        let Self { alpha, eps, momentum, centered, .. } = *self;
         let updates = with_gradients(parameters, gradients)?;
         self.state.advance(parameters)?;
         for (name, parameter, gradient) in updates {
             let rate = rates.learning_rate(name, self.learning_rate);
-            decay(parameter, rate, rates.weight_decay(name, self.weight_decay))?;
-            let square = self.state.get("square_avg", name)?;
-            in_place::average_of_squares(square, gradient, alpha)?;
-            let mean = match centered {
-                true => Some(self.state.get("grad_avg", name)?),
-                false => None,
-            };
-            if let Some(mean) = mean {
-                in_place::average(mean, gradient, alpha)?;
-            }
-            if momentum > 0.0 {
-                let buffer = self.state.get("momentum_buffer", name)?;
-                match mean {
-                    Some(mean) => {
-                        let numbers = Normalised { keep: momentum, take: 1.0, eps };
-                        in_place::combine_centred(buffer, gradient, square, mean, numbers)?;
-                    }
-                    None => {
-                        in_place::accumulate_normalised(buffer, gradient, square, momentum, eps)?
-                    }
+            let keep = 1.0 - rate * rates.weight_decay(name, self.weight_decay);
+            let Self { alpha, eps, momentum, .. } = *self;
+            let step = Step { keep, rate, alpha, eps, momentum };
+            let state = |quantity| self.state.get(quantity, name);
+            let square = state("square_avg")?;
+            match (self.centered, momentum > 0.0) {
+                (false, false) => update([parameter, square], [gradient], &step)?,
+                (true, false) => {
+                    let mean = state("grad_avg")?;
+                    update([parameter, square, mean], [gradient], &Centred(step))?;
                 }
-                in_place::combine(parameter, 1.0, buffer, -rate)?;
-            } else if let Some(mean) = mean {
-                let numbers = Normalised { keep: 1.0, take: -rate, eps };
-                in_place::combine_centred(parameter, gradient, square, mean, numbers)?;
-            } else {
-                in_place::descend(parameter, gradient, square, Descent { rate, scale: 1.0, eps })?;
+                (false, true) => {
+                    let buffer = state("momentum_buffer")?;
+                    update([parameter, square, buffer], [gradient], &WithMomentum(step))?;
+                }
+                (true, true) => {
+                    let (mean, buffer) = (state("grad_avg")?, state("momentum_buffer")?);
+                    let targets = [parameter, square, mean, buffer];
+                    update(targets, [gradient], &CentredWithMomentum(step))?;
+                }
             }
         }
         Ok(())
@@ -92,5 +85,84 @@ impl Optimizer for RmsProp {
         state: &BTreeMap<String, Tensor>,
     ) -> Result<()> {
         self.state.load(parameters, state)
+    }
+}
+
+/// The numbers of one update; as a formula that without centring and momentum.
+struct Step {
+    /// What decay leaves of the parameter.
+    keep: f64,
+    rate: f64,
+    alpha: f64,
+    eps: f64,
+    momentum: f64,
+}
+
+impl Step {
+    /// The parameter after a step along `direction / (sqrt(variance) + eps)`.
+    #[inline(always)]
+    fn descend<N: Number>(&self, parameter: N, direction: N, variance: N) -> N {
+        parameter.scale(self.keep) - direction.scale(self.rate) / variance.sqrt().plus(self.eps)
+    }
+
+    /// The parameter and the momentum after a step that adds this direction to it.
+    #[inline(always)]
+    fn accelerate<N: Number>(&self, parameter: N, buffer: N, direction: N, variance: N) -> [N; 2] {
+        let buffer = buffer.scale(self.momentum) + direction / variance.sqrt().plus(self.eps);
+        [parameter.scale(self.keep) - buffer.clone().scale(self.rate), buffer]
+    }
+
+    /// The averages of the squares and of the gradients, and the variance that follows from them.
+    #[inline(always)]
+    fn moments<N: Number>(&self, square: N, mean: N, gradient: N) -> [N; 3] {
+        let square = averaged_square(square, gradient.clone(), self.alpha);
+        let mean = averaged(mean, gradient, self.alpha);
+        // Rounding can take it below 0, where a root is NaN.
+        let variance = (square.clone() - mean.clone() * mean.clone()).clamp(0.0, f64::INFINITY);
+        [square, mean, variance]
+    }
+}
+
+impl Formula<2, 1> for Step {
+    #[inline(always)]
+    fn apply<N: Number>(&self, [parameter, square]: [N; 2], [gradient]: [N; 1]) -> [N; 2] {
+        let square = averaged_square(square, gradient.clone(), self.alpha);
+        [self.descend(parameter, gradient, square.clone()), square]
+    }
+}
+
+struct Centred(Step);
+
+impl Formula<3, 1> for Centred {
+    #[inline(always)]
+    fn apply<N: Number>(&self, [parameter, square, mean]: [N; 3], [gradient]: [N; 1]) -> [N; 3] {
+        let [square, mean, variance] = self.0.moments(square, mean, gradient.clone());
+        [self.0.descend(parameter, gradient, variance), square, mean]
+    }
+}
+
+struct WithMomentum(Step);
+
+impl Formula<3, 1> for WithMomentum {
+    #[inline(always)]
+    fn apply<N: Number>(&self, [parameter, square, buffer]: [N; 3], [gradient]: [N; 1]) -> [N; 3] {
+        let square = averaged_square(square, gradient.clone(), self.0.alpha);
+        let [parameter, buffer] = self.0.accelerate(parameter, buffer, gradient, square.clone());
+        [parameter, square, buffer]
+    }
+}
+
+struct CentredWithMomentum(Step);
+
+impl Formula<4, 1> for CentredWithMomentum {
+    #[inline(always)]
+    fn apply<N: Number>(
+        &self,
+        [parameter, square, mean, buffer]: [N; 4],
+        [gradient]: [N; 1],
+    ) -> [N; 4] {
+        let [square, mean, variance] = self.0.moments(square, mean, gradient.clone());
+        let [parameter, buffer] = self.0.accelerate(parameter, buffer, gradient, variance);
+        [parameter, square, mean, buffer]
     }
 }

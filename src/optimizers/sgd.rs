@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, decay, with_gradients};
+use super::{Optimizer, Rates, State, with_gradients};
 use crate::error::Result;
-use crate::ops::in_place;
+use crate::ops::in_place::update;
+use crate::ops::{Formula, Number};
 use crate::parameters::Parameters;
 
 /// Gradient descent: `w -= learning_rate g`.
@@ -36,23 +37,22 @@ impl Optimizer for Sgd {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<()> {
-        let Self { momentum, nesterov, .. } = *self;
         let updates = with_gradients(parameters, gradients)?;
         let first = self.state.advance(parameters)? == 1;
-        let take = if first { 1.0 } else { 1.0 - self.dampening };
         for (name, parameter, gradient) in updates {
             let rate = rates.learning_rate(name, self.learning_rate);
-            decay(parameter, rate, rates.weight_decay(name, self.weight_decay))?;
-            if momentum > 0.0 {
+            let step = Step {
+                keep: 1.0 - rate * rates.weight_decay(name, self.weight_decay),
+                rate,
+                momentum: self.momentum,
+                take: if first { 1.0 } else { 1.0 - self.dampening },
+                nesterov: self.nesterov,
+            };
+            if self.momentum > 0.0 {
                 let buffer = self.state.get("momentum_buffer", name)?;
-                in_place::combine(buffer, momentum, gradient, take)?;
-                if nesterov {
-                    in_place::descend_nesterov(parameter, gradient, buffer, rate, momentum)?;
-                } else {
-                    in_place::combine(parameter, 1.0, buffer, -rate)?;
-                }
+                update([parameter, buffer], [gradient], &step)?;
             } else {
-                in_place::combine(parameter, 1.0, gradient, -rate)?;
+                update([parameter], [gradient], &step)?;
             }
         }
         Ok(())
@@ -68,5 +68,35 @@ impl Optimizer for Sgd {
         state: &BTreeMap<String, Tensor>,
     ) -> Result<()> {
         self.state.load(parameters, state)
+    }
+}
+
+/// The numbers of one update; as a formula that with momentum for two targets, that without it for one.
+struct Step {
+    /// What decay leaves of the parameter.
+    keep: f64,
+    rate: f64,
+    momentum: f64,
+    /// How much of a gradient the momentum takes.
+    take: f64,
+    nesterov: bool,
+}
+
+impl Formula<1, 1> for Step {
+    #[inline(always)]
+    fn apply<N: Number>(&self, [parameter]: [N; 1], [gradient]: [N; 1]) -> [N; 1] {
+        [parameter.scale(self.keep) - gradient.scale(self.rate)]
+    }
+}
+
+impl Formula<2, 1> for Step {
+    #[inline(always)]
+    fn apply<N: Number>(&self, [parameter, buffer]: [N; 2], [gradient]: [N; 1]) -> [N; 2] {
+        let buffer = buffer.scale(self.momentum) + gradient.clone().scale(self.take);
+        let direction = match self.nesterov {
+            true => gradient + buffer.clone().scale(self.momentum),
+            false => buffer.clone(),
+        };
+        [parameter.scale(self.keep) - direction.scale(self.rate), buffer]
     }
 }

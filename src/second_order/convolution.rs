@@ -49,7 +49,8 @@ fn product(
     });
     let mut operands = vec![(a, for_a), (b, for_b)];
     if let Some(bias) = bias {
-        operands.push((bias, Box::new(Traced::sum_channels)));
+        let totals = |g: &Traced| g.channel_totals(g.dims()[1], g.dims()[2] * g.dims()[3]);
+        operands.push((bias, Box::new(totals)));
     }
     Ok(Traced::from_operands(value, operands))
 }
@@ -189,13 +190,6 @@ impl Traced {
     fn repeat_windows(&self, window: [usize; 2], scale: f64) -> Result<Self> {
         let value = ops::repeat_windows(self.raw(), window, scale)?;
         Ok(self.unary(value, move |g| g.sum_windows(window, scale)))
-    }
-
-    /// The sum over the batch and all positions of each channel of `(batch, channels, height, width)`.
-    pub(super) fn sum_channels(&self) -> Result<Self> {
-        let (dims, channels) = (self.dims().to_vec(), self.dims()[1]);
-        let value = ops::sum_channels(self.raw())?;
-        Ok(self.unary(value, move |g| g.reshape((1, channels, 1, 1))?.broadcast_as(&dims)))
     }
 }
 

@@ -100,15 +100,8 @@ impl Traced {
         let value = ops::linear(self.raw(), weight.raw(), bias.as_ref().map(Self::raw))?;
         let mut operands = Vec::from(pull_backs(Product::Nt, self, &weight));
         if let Some(bias) = &bias {
-            operands.push((bias, Box::new(Self::sum_rows)));
+            operands.push((bias, Box::new(move |g| g.channel_totals(outputs, 1))));
         }
         Ok(Self::from_operands(value, operands))
-    }
-
-    /// The sum of all rows: `(rows, columns)` to `(columns,)`.
-    pub(super) fn sum_rows(&self) -> Result<Self> {
-        let dims = self.dims().to_vec();
-        let value = ops::sum_rows(self.raw())?;
-        Ok(self.unary(value, move |g| g.broadcast_as(&dims)))
     }
 }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `y` = standardised rows of `x` | `D(g)`, which is linear in `g` and its own transpose |
 //! | `D(g)` | `D(u)` for `g`; a third formula for `x`, which ends the chain |
-//! | `x` times a number for each channel | the same for `x`; sums of products for the number |
+//! | `x` times a number for each channel | the same for `x`; sums of products for the number; sums for a bias |
 //! | sums of products of `a` and `b` by channel | `b` and `a`, times a number for each channel |
 
 use std::sync::Arc;
@@ -69,18 +69,20 @@ impl Traced {
         let mut operands = vec![(self, for_x), (weight, for_weight)];
         if let Some(bias) = bias {
             let channels = weight.dims()[0];
-            operands.push((
-                bias,
-                Box::new(move |g| {
-                    if positions == 1 {
-                        g.reshape(((), channels))?.sum_rows()
-                    } else {
-                        g.reshape(((), channels, positions, 1))?.sum_channels()
-                    }
-                }),
-            ));
+            operands.push((bias, Box::new(move |g| g.channel_totals(channels, positions))));
         }
         Ok(Self::from_operands(value, operands))
+    }
+
+    /// The sum over the batch and the positions of each channel, `(channels,)`: the gradient of a bias.
+    pub(super) fn channel_totals(&self, channels: usize, positions: usize) -> Result<Self> {
+        let value = ops::channel_totals(self.raw(), channels, positions)?;
+        let shape = self.raw().shape().clone();
+        let batch = shape.elem_count() / (channels * positions).max(1);
+        Ok(self.unary(value, move |g| {
+            let rows = g.reshape((1, channels, 1))?.broadcast_as(&[batch, channels, positions])?;
+            rows.reshape(&shape)
+        }))
     }
 
     /// The sum of this tensor times another over the batch and the positions of each channel, `(channels,)`.

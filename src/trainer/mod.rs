@@ -3,6 +3,7 @@
 mod checks;
 mod draws;
 mod fit;
+mod gradient_probe;
 mod locate;
 mod report;
 mod resume;
@@ -26,11 +27,11 @@ use crate::history::History;
 use crate::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
 use crate::network::Network;
 use crate::observers::{Every, Observer, Watch};
-use crate::ops::GradientProbe;
 use crate::optimizers::{Optimizer, Updater};
 use crate::parameters::Parameters;
 use crate::second_order::Traced;
 use crate::stop::Ended;
+use gradient_probe::GradientProbe;
 
 /// Trains a Wasserstein GAN: `n_critic` critic steps, then one generator step, over and over.
 ///

@@ -3,10 +3,11 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 
+use super::gradient_probe::GradientProbe;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::lipschitz::Lipschitz;
-use crate::ops::{GradientProbe, first_non_finite};
+use crate::ops::first_non_finite;
 use crate::parameters::Parameters;
 use crate::second_order::Traced;
 

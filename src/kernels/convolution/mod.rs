@@ -292,14 +292,12 @@ pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: 
     for (part, sums) in sums.chunks_exact(shares * sum_len).enumerate() {
         let (group, panel) = (part / panels, part % panels);
         let columns = windows.columns(panel);
-        for (o, row) in kernel[group * outputs * window..].chunks_exact_mut(window).enumerate() {
+        let rows = kernel[group * outputs * window..].chunks_exact_mut(window).take(outputs);
+        for (o, row) in rows.enumerate() {
             let row = &mut row[columns.clone()];
             for sum in sums.chunks_exact(sum_len).take(shares) {
                 let sum = &sum[o * width..][..row.len()];
                 row.iter_mut().zip(sum).for_each(|(total, &x)| *total += x);
-            }
-            if o + 1 == outputs {
-                break;
             }
         }
     }

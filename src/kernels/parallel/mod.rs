@@ -1,9 +1,9 @@
 //! Sharing work between threads without letting the result depend on their number.
 
+mod team;
+
 use std::marker::PhantomData;
 use std::ops::Range;
-
-use rayon::prelude::*;
 
 /// Elements below which a kernel stays on its thread. Waking another one takes about as long as a
 /// vectorised loop over so many.
@@ -13,29 +13,43 @@ pub(super) const SERIAL: usize = 64 * 1024;
 ///
 /// What `work` writes to an element must depend on nothing that another piece writes; then the result is the same
 /// for any number of threads.
-pub(super) fn for_each_chunk<T: Send>(
+pub(super) fn for_each_chunk<T: Copy + Send>(
     out: &mut [T],
     size: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let size = size.max(1);
-    if out.len() <= SERIAL {
-        for (i, piece) in out.chunks_mut(size).enumerate() {
-            work(i * size, piece);
+    for_each_chunk_of([(out, size)], |i, [out]| work(i * size.max(1), out));
+}
+
+/// Cuts each of some slices into pieces of its own size, as many of each, and calls `work` with the number of a piece and that
+/// piece of each slice.
+pub(super) fn for_each_chunk_of<T: Copy + Send, const N: usize>(
+    slices: [(&mut [T], usize); N],
+    work: impl Fn(usize, [&mut [T]; N]) + Sync,
+) {
+    let pieces = |(slice, size): &(&mut [T], usize)| slice.len().div_ceil((*size).max(1));
+    let (count, len) = (pieces(&slices[0]), slices[0].0.len());
+    assert!(slices.iter().all(|slice| pieces(slice) == count), "as many pieces of each");
+    // Pieces may be small, a row say: a task takes enough of them to pay for the hand-over.
+    let at_once = if len <= SERIAL { count } else { (SERIAL / 4).div_ceil(slices[0].1.max(1)) };
+    let shared = slices.map(|(slice, size)| (slice.len(), size.max(1), Shared::new(slice)));
+    tasks(len <= SERIAL, count.div_ceil(at_once.max(1)), |task| {
+        for i in task * at_once..count.min((task + 1) * at_once) {
+            // SAFETY: pieces of one slice do not overlap, and each is given to `work` once.
+            let piece = shared.each_ref().map(|(len, size, slice)| unsafe {
+                slice.slice(i * size..(*len).min((i + 1) * size))
+            });
+            work(i, piece);
         }
-    } else {
-        // Pieces may be small, a row say: a task takes enough of them to pay for the hand-over.
-        let pieces = out.par_chunks_mut(size).with_min_len((SERIAL / 4).div_ceil(size));
-        pieces.enumerate().for_each(|(i, piece)| work(i * size, piece));
-    }
+    });
 }
 
 /// Calls `work` with each number below `count`, on any thread and in any order; on this one where `serial`.
-pub(super) fn tasks(serial: bool, count: usize, work: impl Fn(usize) + Sync + Send) {
+pub(super) fn tasks(serial: bool, count: usize, work: impl Fn(usize) + Sync) {
     if serial || count <= 1 {
         (0..count).for_each(work);
     } else {
-        (0..count).into_par_iter().with_max_len(1).for_each(work);
+        team::team().share(count, rayon::current_num_threads().saturating_sub(1), &work);
     }
 }
 
