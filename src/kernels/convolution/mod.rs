@@ -20,8 +20,8 @@ pub(crate) use geometry::{Convolution, Geometry};
 
 use super::Real;
 use super::matmul::{
-    Left, Matrix, Panels, ROWS, Tile, copy_short, full_width, multiply, pack_left, packed_left_len,
-    panel_width, product, product_nt,
+    Left, Matrix, Panels, ROWS, Rows, Tile, copy_short, full_width, multiply, pack_left,
+    packed_left_len, panel_width, product, product_nt,
 };
 use super::parallel::{for_each_chunk, tasks};
 use super::scratch::with_scratch;
@@ -186,7 +186,7 @@ pub(crate) fn for_image<T: Real>(
         let count = images.len() / (c.inputs * pixels);
         let panels = block.panels(count);
         let row = panels * block.width;
-        let both = panels * outputs * block.width + window * row;
+        let both = panels * outputs * block.width + window.next_multiple_of(ROWS) * row;
         with_scratch(both, |buffer: &mut [T]| {
             let (right, columns) = buffer.split_at_mut(panels * outputs * block.width);
             for group in 0..c.geometry.groups {
@@ -203,23 +203,10 @@ pub(crate) fn for_image<T: Real>(
                 let left =
                     Left::packed(&packed[group * packed_len..][..packed_len], window, outputs);
                 let right = Panels::new(right, outputs, block.width);
-                multiply(
-                    left,
-                    0..window.div_ceil(ROWS),
-                    right,
-                    #[inline(always)]
-                    |tile: Tile<'_, T>| {
-                        for (i, values) in tile.values.chunks_exact(block.width).enumerate() {
-                            let start = (tile.row + i) * row + tile.panel * block.width;
-                            let out = &mut columns[start..][..values.len()];
-                            if tile.first {
-                                copy_short(values, out);
-                            } else {
-                                out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
-                            }
-                        }
-                    },
-                );
+                let columns = &mut *columns;
+                let (stride, width) = (row, block.width);
+                let rows = Rows { first: 0, elements: columns, stride, width };
+                multiply(left, 0..window.div_ceil(ROWS), right, rows);
                 for s in 0..count {
                     let start = (s * c.inputs + group * inputs) * pixels;
                     let image = &mut images[start..][..inputs * pixels];

@@ -8,7 +8,8 @@
 mod tile;
 
 pub(crate) use tile::{
-    Lanes, Left, Panels, ROWS, Tile, full_width, multiply, pack_left, packed_left_len, panel_width,
+    Lanes, Left, Panels, ROWS, Rows, Tile, full_width, multiply, pack_left, packed_left_len,
+    panel_width,
 };
 
 use std::ops::Range;
@@ -168,23 +169,11 @@ fn straight<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, b
 /// Writes a strip of the transposed product where it belongs in the product, of `columns` columns.
 fn turned<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bias: Option<&[T]>) {
     let Strip { left, tiles, rows, right, columns: made, width } = strip;
-    let count = rows.len();
-    with_scratch(count * (width + made.len()), |buffer: &mut [T]| {
-        let (values, buffer) = buffer.split_at_mut(count * width);
-        multiply(
-            left,
-            tiles,
-            right,
-            #[inline(always)]
-            |tile: Tile<'_, T>| {
-                let out = &mut values[(tile.row - rows.start) * width..][..tile.values.len()];
-                if tile.first {
-                    out.copy_from_slice(tile.values);
-                } else {
-                    out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
-                }
-            },
-        );
+    let (count, whole) = (rows.len(), tiles.len() * ROWS);
+    with_scratch(whole * width + count * made.len(), |buffer: &mut [T]| {
+        let (values, buffer) = buffer.split_at_mut(whole * width);
+        let elements = &mut *values;
+        multiply(left, tiles, right, Rows { first: rows.start, elements, stride: width, width });
         super::transpose::turn(values, (count, made.len()), width, buffer, count);
         for (column, values) in made.zip(buffer.chunks_exact_mut(count)) {
             if let Some(bias) = bias {

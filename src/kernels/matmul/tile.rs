@@ -47,6 +47,7 @@ pub(crate) trait Lanes: Copy + 'static {
         b: Self::Vector<S>,
         c: Self::Vector<S>,
     ) -> Self::Vector<S>;
+    fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
 }
 
 impl Lanes for f32 {
@@ -61,6 +62,11 @@ impl Lanes for f32 {
     fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
         simd.mul_add_e_f32s(a, b, c)
     }
+
+    #[inline(always)]
+    fn add<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+        simd.add_f32s(a, b)
+    }
 }
 
 impl Lanes for f64 {
@@ -74,6 +80,11 @@ impl Lanes for f64 {
     #[inline(always)]
     fn multiply_add<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s {
         simd.mul_add_e_f64s(a, b, c)
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
+        simd.add_f64s(a, b)
     }
 }
 
@@ -205,30 +216,71 @@ pub(crate) struct Tile<'a, T> {
     pub(crate) first: bool,
 }
 
-/// Multiplies some tiles of the left operand with all panels of the right one, on this thread, and hands each piece of the
-/// product to `sink`. The order of pieces is that of the inner index.
+/// What becomes of the pieces of a product, whose order is that of the inner index.
+pub(crate) trait Receiver<T> {
+    /// Memory for the values of whole rows `row..row + ROWS` in this panel, each row so many elements after the one before: the
+    /// piece is written there, or added to what is there where it is not the first. `None` for one to [`take`](Self::take).
+    fn place(&mut self, row: usize, panel: usize) -> Option<(&mut [T], usize)>;
+
+    fn take(&mut self, tile: Tile<'_, T>);
+}
+
+impl<T, F: FnMut(Tile<'_, T>)> Receiver<T> for F {
+    #[inline(always)]
+    fn place(&mut self, _row: usize, _panel: usize) -> Option<(&mut [T], usize)> {
+        None
+    }
+
+    #[inline(always)]
+    fn take(&mut self, tile: Tile<'_, T>) {
+        self(tile);
+    }
+}
+
+/// Rows in memory of their own, a whole number of tiles, in which panels lie side by side.
+pub(crate) struct Rows<'a, T> {
+    /// The product's row that comes first.
+    pub(crate) first: usize,
+    pub(crate) elements: &'a mut [T],
+    /// Elements from one row to the next.
+    pub(crate) stride: usize,
+    pub(crate) width: usize,
+}
+
+impl<T> Receiver<T> for Rows<'_, T> {
+    #[inline(always)]
+    fn place(&mut self, row: usize, panel: usize) -> Option<(&mut [T], usize)> {
+        let start = (row - self.first) * self.stride + panel * self.width;
+        Some((&mut self.elements[start..], self.stride))
+    }
+
+    fn take(&mut self, _tile: Tile<'_, T>) {}
+}
+
+/// Multiplies some tiles of the left operand with all panels of the right one, on this thread, and gives each piece of the
+/// product to the receiver: a function of tiles, or [`Rows`].
 pub(crate) fn multiply<T: Real>(
     left: Left<'_, T>,
     tiles: std::ops::Range<usize>,
     right: Panels<'_, T>,
-    sink: impl FnMut(Tile<'_, T>),
+    receiver: impl Receiver<T>,
 ) {
     assert_eq!(left.inner, right.inner, "inner dimensions");
     assert!(tiles.end <= left.rows.div_ceil(ROWS), "tiles of {} rows", left.rows);
     if left.inner == 0 || left.rows == 0 {
         return;
     }
-    pulp::Arch::new().dispatch(Multiply { left, tiles, right, sink });
+    pulp::Arch::new().dispatch(Multiply { left, tiles, right, receiver });
 }
 
-struct Multiply<'a, T, F> {
+struct Multiply<'a, T, R> {
     left: Left<'a, T>,
     tiles: std::ops::Range<usize>,
     right: Panels<'a, T>,
-    sink: F,
+    receiver: R,
 }
 
-impl<T: Real, F: FnMut(Tile<'_, T>)> pulp::WithSimd for Multiply<'_, T, F> {
+impl<T: Real, R: Receiver<T>> pulp::WithSimd for Multiply<'_, T, R> {
     type Output = ();
 
     #[inline(always)]
@@ -244,10 +296,10 @@ impl<T: Real, F: FnMut(Tile<'_, T>)> pulp::WithSimd for Multiply<'_, T, F> {
     }
 }
 
-impl<T: Real, F: FnMut(Tile<'_, T>)> Multiply<'_, T, F> {
+impl<T: Real, R: Receiver<T>> Multiply<'_, T, R> {
     #[inline(always)]
     fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
-        let Self { left, tiles, right, mut sink } = self;
+        let Self { left, tiles, right, mut receiver } = self;
         let Panels { width, inner, .. } = right;
         // Goes end where segments do, if segments are short.
         let go = if left.segment >= GO { GO } else { GO / left.segment * left.segment };
@@ -264,16 +316,17 @@ impl<T: Real, F: FnMut(Tile<'_, T>)> Multiply<'_, T, F> {
                 for tile in tiles.clone() {
                     let row = tile * ROWS;
                     let rows = ROWS.min(left.rows - row);
-                    let values = &mut values[..ROWS * width];
-                    product::<T, S, VECTORS>(
-                        simd,
-                        (left, tile, rows),
-                        start..start + count,
-                        elements,
-                        width,
-                        values,
-                    );
-                    sink(Tile { row, panel, values: &values[..rows * width], first: start == 0 });
+                    let (operands, inner) = ((left, tile, rows), start..start + count);
+                    let panel_of = (elements, width);
+                    if let Some(place) = receiver.place(row, panel) {
+                        let add = start > 0;
+                        product::<T, S, VECTORS>(simd, operands, inner, panel_of, place, add);
+                        continue;
+                    }
+                    let place = (&mut values[..ROWS * width], width);
+                    product::<T, S, VECTORS>(simd, operands, inner, panel_of, place, false);
+                    let values = &values[..rows * width];
+                    receiver.take(Tile { row, panel, values, first: start == 0 });
                 }
                 start += count;
             }
@@ -281,15 +334,16 @@ impl<T: Real, F: FnMut(Tile<'_, T>)> Multiply<'_, T, F> {
     }
 }
 
-/// One tile of the product over some inner indices, which lie in one segment or are whole segments.
+/// One tile of the product over some inner indices, which lie in one segment or are whole segments: written, or added to
+/// what is there.
 #[inline(always)]
 fn product<T: Real, S: Simd, const VECTORS: usize>(
     simd: S,
     (left, tile, rows): (Left<'_, T>, usize, usize),
     inner: std::ops::Range<usize>,
-    panel: &[T],
-    width: usize,
-    values: &mut [T],
+    (panel, width): (&[T], usize),
+    (values, stride): (&mut [T], usize),
+    add: bool,
 ) {
     let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
     let count = inner.len();
@@ -304,7 +358,7 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
     assert!(
         count.is_multiple_of(segment)
             && inner.end * width <= panel.len()
-            && values.len() == ROWS * width
+            && (ROWS - 1) * stride + width <= values.len()
             && width.is_multiple_of(VECTORS * lanes)
             && offsets[ROWS - 1]
                 + (count / segment - 1) * left.segment_stride
@@ -353,7 +407,10 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
             let out = values.as_mut_ptr().add(column);
             for (i, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    out.add(i * width + v * lanes).cast::<T::Vector<S>>().write_unaligned(sum);
+                    let out = out.add(i * stride + v * lanes).cast::<T::Vector<S>>();
+                    let sum =
+                        if add { <T as Lanes>::add(simd, out.read_unaligned(), sum) } else { sum };
+                    out.write_unaligned(sum);
                 }
             }
         }
@@ -375,11 +432,20 @@ mod tests {
             left: Left::rows(&a, rows, inner, inner),
             tiles: 0..rows.div_ceil(ROWS),
             right: Panels::new(&b, inner, width),
-            sink: |tile: Tile<'_, T>| {
+            receiver: |tile: Tile<'_, T>| {
                 let out = &mut out[tile.row * width..][..tile.values.len()];
                 out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
             },
         });
+        let (tiles, gap) = (rows.div_ceil(ROWS), 3);
+        let mut placed = vec![T::one(); tiles * ROWS * (width + gap)];
+        let elements = &mut placed[..];
+        let place = Rows { first: 0, elements, stride: width + gap, width };
+        let (left, right) = (Left::rows(&a, rows, inner, inner), Panels::new(&b, inner, width));
+        simd.vectorize(Multiply { left, tiles: 0..tiles, right, receiver: place });
+        for (out, placed) in out.chunks_exact(width).zip(placed.chunks_exact(width + gap)) {
+            assert!(*out == placed[..width] && placed[width..] == [T::one(); 3]);
+        }
         out
     }
 
