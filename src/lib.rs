@@ -53,6 +53,7 @@
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
 //! | save a run and go on with it after a kill | [`checkpoint`], [`WganTrainer::resume`] |
+//! | measure samples and distances | [`metrics`] |
 //! | watch a run | [`observers`], [`report`], [`diagnosis`] |
 //!
 //! Modules import only downwards: kernels, then operations on candle tensors, then second order, then layers, then models,
@@ -77,6 +78,7 @@ mod kernels;
 pub mod layers;
 mod lipschitz;
 pub mod losses;
+pub mod metrics;
 mod network;
 pub mod observers;
 mod ops;

@@ -1,0 +1,7 @@
+//! Distances between distributions and the field's measures of sample quality, usable without any training.
+//!
+//! All figures are computed in `f64` from [`Points`] or from batches of tensors, whatever type those have.
+
+mod points;
+
+pub use points::Points;
