@@ -50,6 +50,7 @@
 //! | build from a seed, save and load weights | [`ModelBuilder`], [`Network`], [`Parameters`] |
 //! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`], [`schedules`], [`Ema`], [`stop`] |
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
+//! | train a critic alone, between two distributions | [`CriticTrainer`] |
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
 //! | save a run and go on with it after a kill | [`checkpoint`], [`WganTrainer::resume`] |
@@ -105,7 +106,7 @@ pub use lipschitz::{Lipschitz, PenaltyPoints, Sides};
 pub use network::{ModelBuilder, Network};
 pub use parameters::{InitScheme, Parameters};
 pub use second_order::Traced;
-pub use trainer::{CriticReport, GeneratorReport, WganTrainer};
+pub use trainer::{CriticReport, CriticTrainer, GeneratorReport, WganTrainer};
 
 /// The README's code, compiled by `cargo test`.
 #[cfg(all(doctest, feature = "report", feature = "idx"))]
