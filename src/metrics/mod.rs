@@ -3,5 +3,9 @@
 //! All figures are computed in `f64` from [`Points`] or from batches of tensors, whatever type those have.
 
 mod points;
+pub mod transport;
+mod weighted;
+mod weights;
 
 pub use points::Points;
+pub use weighted::WeightedPoints;
