@@ -94,13 +94,18 @@ impl Settings {
         let seed = flags.seed;
         let clip = |c| Strategy {
             name: format!("clipping, c = {c}"),
-            training: TrainConfig { seed, lipschitz: Lipschitz::Clip { c }, ..TrainConfig::wgan() },
+            training: TrainConfig {
+                seed,
+                lipschitz: Lipschitz::Clip { c },
+                critic_optimizer: OptimizerConfig::rms_prop(1e-3),
+                ..TrainConfig::wgan()
+            },
         };
         let penalty = Strategy {
             name: "gradient penalty".into(),
             training: TrainConfig {
                 seed,
-                critic_optimizer: OptimizerConfig::adam(1e-4, 0.5, 0.9),
+                critic_optimizer: OptimizerConfig::adam(1e-3, 0.5, 0.9),
                 ..TrainConfig::wgan_gp()
             },
         };
@@ -108,7 +113,7 @@ impl Settings {
             depth: 12,
             width: 128,
             batch: 256,
-            steps: flags.pick(400, 40),
+            steps: flags.pick(600, 100),
             strategies: vec![clip(0.1), clip(0.01), clip(0.001), penalty],
         }
     }

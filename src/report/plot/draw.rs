@@ -192,7 +192,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, color: &dyn Fn(&str) -> RGBColor) 
         ((width as i32 + px(LABELS.0)) / 2, px(PANEL_TITLE / 2)),
     )?;
     let axes = Axes::of(panel);
-    let mut chart = ChartBuilder::on(&plot.margin(0, 0, 0, px(MARGIN)))
+    let mut chart = ChartBuilder::on(&plot.margin(0, 0, px(MARGIN), px(MARGIN)))
         .set_label_area_size(LabelAreaPosition::Left, px(LABELS.0))
         .set_label_area_size(LabelAreaPosition::Bottom, px(LABELS.1))
         .build_cartesian_2d(axes.x.range(), axes.y.range())?;
