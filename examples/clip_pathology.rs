@@ -113,7 +113,7 @@ impl Settings {
             depth: 12,
             width: 128,
             batch: 256,
-            steps: flags.pick(600, 100),
+            steps: flags.pick(600, 70),
             strategies: vec![clip(0.1), clip(0.01), clip(0.001), penalty],
         }
     }

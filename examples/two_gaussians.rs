@@ -277,7 +277,7 @@ fn figure(settings: &Settings, networks: [&Network<MlpCritic>; 3]) -> Result<Fig
             (x, (-(x - mean).powi(2) / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt())
         })
     };
-    // A critic is free up to a constant, a clipped one up to its scale: all through 0, and the clipped one as steep as the other.
+    // A critic is free up to a constant, a clipped one up to its scale: both are drawn through 0 and equally steep.
     let middle = settings.real_mean.midpoint(settings.fake_mean);
     let nearest = |curve: &Curve| {
         let far = |x: &f64| (x - middle).abs();
@@ -288,6 +288,7 @@ fn figure(settings: &Settings, networks: [&Network<MlpCritic>; 3]) -> Result<Fig
         curve.points(&curve.score).map(|(x, y)| (x, scale * (y - centre))).collect()
     };
     let scale = mean(&steepness(&penalised)) / mean(&steepness(&clipped));
+    let shown = 1.0 / 8.0;
     let probability: Vec<f64> = discriminator.score.iter().map(|&logit| sigmoid(logit)).collect();
     let (saturated, even, steep) =
         (saturating(&discriminator), steepness(&penalised), steepness(&clipped));
@@ -295,18 +296,17 @@ fn figure(settings: &Settings, networks: [&Network<MlpCritic>; 3]) -> Result<Fig
     let names = ["density, real", "density, generated", "GAN discriminator"];
     let scores = Panel::new("What they say of a sample")
         .x("x")
-        .y("D(x), f(x)")
+        .y("D(x), f(x) / 8")
         .line(names[0], density(settings.real_mean))
         .line(names[1], density(settings.fake_mean))
         .line(names[2], discriminator.points(&probability))
-        .line("critic, penalty", drawn(&penalised, 1.0))
-        .dashed_line("critic, clipping (scaled)", drawn(&clipped, scale))
-        .y_range(-1.5, 2.0);
+        .line("critic, penalty", drawn(&penalised, shown))
+        .dashed_line("critic, clipping (scaled)", drawn(&clipped, scale * shown));
     let gradients = Panel::new("What a generator gets from them")
         .x("x")
         .y("length of the gradient")
         .log_y()
-        .y_range(1e-8, 1e1)
+        .y_range(1e-8, 1e2)
         .line(names[2], discriminator.points(&saturated))
         .line("critic, penalty", penalised.points(&even))
         .dashed_line(
