@@ -4,11 +4,12 @@
 //! samples and on others part ways, as they do for any classifier that overfits. A curve of the training loss alone does not
 //! show it.
 //!
-//! **Settings.** The paper's: 1,000 training digits, lambda 10, Adam 1e-4 with betas (0, 0.9), n_critic 5. Ours: MLPs
-//! instead of convolutions and batch 64, as the effect does not depend on these; 1,000 digits of MNIST's test set as the held-out
-//! ones; beside it the same run on all 60,000 training digits, in which the two losses stay together.
+//! **Settings.** The paper's: 1,000 training digits, lambda 10, n_critic 5, Adam with betas (0, 0.9). Ours: MLPs instead of
+//! convolutions, batch 64, and a learning rate of 3e-4 instead of 1e-4, so that the critic overfits within 1,500 generator
+//! steps (1e-3 and 350 with `--quick`). Held out are the last 1,000 of the 60,000 training digits: the test set is of other
+//! writers, and its first half easier. Beside it the same run on the first 50,000 digits, on which the two losses stay together.
 //!
-//! `cargo run --example mnist_overfit` takes some ten minutes on two cores, `--quick` less than two.
+//! `cargo run --example mnist_overfit` takes some five minutes on two cores, `--quick` one.
 
 #[path = "common/experiment.rs"]
 mod experiment;
@@ -32,7 +33,7 @@ use wgan::report::{Figure, Panel};
 use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
 use wgan::{CriticDraws, ModelBuilder, TrainConfig, WganTrainer};
 
-/// Trains on 1,000 digits and on all of them and compares the critic's loss on training and on held-out digits.
+/// Trains on 1,000 digits and on 50,000 and compares the critic's loss on training and on held-out digits.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -58,13 +59,13 @@ struct Settings {
 
 impl Settings {
     fn new(flags: &Flags) -> Self {
-        let steps = flags.pick(2000, 250);
+        let (steps, rate) = (flags.pick(1500, 350), flags.pick(3e-4, 1e-3));
         Self {
             training: TrainConfig {
                 seed: flags.seed,
                 generator_steps: steps,
-                critic_optimizer: OptimizerConfig::adam(flags.pick(1e-4, 3e-4), 0.0, 0.9),
-                generator_optimizer: OptimizerConfig::adam(flags.pick(1e-4, 3e-4), 0.0, 0.9),
+                critic_optimizer: OptimizerConfig::adam(rate, 0.0, 0.9),
+                generator_optimizer: OptimizerConfig::adam(rate, 0.0, 0.9),
                 ..TrainConfig::wgan_gp()
             },
             generator: MlpGeneratorConfig {
@@ -73,7 +74,7 @@ impl Settings {
                 ..Default::default()
             },
             critic: MlpCriticConfig { hidden: vec![256, 128], ..Default::default() },
-            looks_every: steps / 25,
+            looks_every: steps / flags.pick(25, 10),
             digits_a_look: 500,
         }
     }
@@ -100,8 +101,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let experiment = Experiment::start("mnist_overfit", flags)?;
     let settings = Settings::new(flags);
     let digits = mnist::load(&arguments.mnist, Split::Train)?;
-    let held_out = mnist::load(&arguments.mnist, Split::Test)?.take(1000)?;
-    let sets = [digits.clone().take(1000)?, digits];
+    let held_out = TensorDataset::new(digits.samples().narrow(0, 59_000, 1000)?)?;
+    let sets = [digits.clone().take(1000)?, digits.take(50_000)?];
     let measured: Vec<Measured> =
         sets.into_iter().map(|set| train(&settings, set, &held_out)).collect::<Result<_>>()?;
     experiment.figure("mnist_overfit", &figure(&measured))?;
@@ -159,21 +160,16 @@ fn draws(
 
 fn verdict(measured: &[Measured]) -> Vec<Claim> {
     let [few, all] = measured else { return Vec::new() };
-    let share = |found: &Measured| {
-        let last = found.looks.last().map_or(f64::NAN, |look| look.training);
-        found.gap / last
-    };
-    let (few, all) = (share(few), share(all));
     vec![
         Claim::new(
             "on 1,000 digits the critic's losses on training and on held-out digits part ways",
-            format!("the gap is {:.0} % of the training loss at the end", 100.0 * few),
-            few > 0.1,
+            format!("by {:.2} over the last fifth of the run", few.gap),
+            few.gap > 0.5,
         ),
         Claim::new(
-            "on 60,000 digits they stay together",
-            format!("the gap is {:.0} %", 100.0 * all),
-            all.abs() < few / 2.0,
+            "on 50,000 digits they stay together",
+            format!("{:.2} apart", all.gap),
+            all.gap.abs() < few.gap / 2.0,
         ),
     ]
 }
