@@ -2,6 +2,7 @@
 //!
 //! All figures are computed in `f64` from [`Points`] or from batches of tensors, whatever type those have.
 
+pub mod divergence;
 mod points;
 pub mod transport;
 mod weighted;
