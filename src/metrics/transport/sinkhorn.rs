@@ -63,9 +63,9 @@ pub struct EntropicPlan {
 /// Entropic transport (Cuturi 2013) between sets of any sizes, with or without weights: the least mean cost `|x - y|^p` plus
 /// `epsilon` times the divergence of the plan from independence.
 ///
-/// All is in the log domain, so a small `epsilon` costs time but no precision. Sinkhorn's iterations start with a large
-/// `epsilon`, which is halved each time. Where they would become slow, with `epsilon` itself, their fixed point is found by
-/// Newton's method, a few dozen steps at the most even for a nearly exact plan. It takes `24 n m` bytes.
+/// All is in the log domain, so a small `epsilon` costs no precision. It is reached from a large one by halves; for each, Sinkhorn's
+/// fixed point is found by Newton's method, where his iterations alone would take some `1 / epsilon`: a few dozen steps in all
+/// even for a nearly exact plan. It takes `24 n m` bytes.
 ///
 /// # Errors
 /// [`Error::NotConverged`] where the tolerance is not met in time; [`Error::InvalidConfig`] for a setting outside its range;
@@ -77,37 +77,46 @@ pub fn sinkhorn<'a, 'b>(
 ) -> Result<EntropicPlan> {
     let (a, b) = (a.into(), b.into());
     let (there, back) = (Problem::new(&a, &b, settings)?, Problem::new(&b, &a, settings)?);
-    let mut epsilon = there.largest.max(settings.epsilon);
-    let mut f = vec![0.0; there.a.len()];
-    let mut missing = f64::INFINITY;
-    for iteration in 1..=settings.max_iterations {
-        // With the best response the plan has the masses of `b`; what is left is to have those of `a`.
+    let look = |f: Vec<f64>, epsilon| {
         let g = back.best_response(&f, epsilon);
         let response = there.best_response(&g, epsilon);
-        missing = there.missing(&f, &response, epsilon);
-        if epsilon == settings.epsilon && missing <= settings.tolerance {
-            return Ok(there.plan(f, g, iteration));
+        let missing = there.missing(&f, &response, epsilon);
+        Iterate { f, g, response, missing }
+    };
+    let mut epsilon = there.largest.max(settings.epsilon);
+    let mut now = look(vec![0.0; there.a.len()], epsilon);
+    for iteration in 1..=settings.max_iterations {
+        let last = epsilon == settings.epsilon;
+        if last && now.missing <= settings.tolerance {
+            return Ok(there.plan(now.f, now.g, iteration));
         }
-        if epsilon > settings.epsilon && missing <= NEAR {
+        now = if !last && now.missing <= NEAR {
             epsilon = (0.5 * epsilon).max(settings.epsilon);
-            f = response;
-            continue;
+            look(now.response, epsilon)
+        } else {
+            let newton = there.newton_direction(&now, epsilon);
+            (0..5)
+                .map(|halvings| look(moved(&now.f, &newton, 0.5f64.powi(halvings)), epsilon))
+                .find(|candidate| candidate.missing < now.missing)
+                .unwrap_or_else(|| look(now.response, epsilon))
         }
-        let newton = there.newton_direction(&f, &g, &response, epsilon);
-        f = (0..5)
-            .map(|halvings| moved(&f, &newton, 0.5f64.powi(halvings)))
-            .find(|candidate| {
-                let g = back.best_response(candidate, epsilon);
-                let response = there.best_response(&g, epsilon);
-                there.missing(candidate, &response, epsilon) < missing
-            })
-            .unwrap_or(response);
     }
-    Err(there.not_converged(missing))
+    Err(there.not_converged(now.missing))
 }
 
-/// How much mass may be missing when the penalty is halved.
+/// How much mass may be missing when `epsilon` is halved.
 const NEAR: f64 = 0.02;
+
+/// A potential, and what follows from it.
+struct Iterate {
+    f: Vec<f64>,
+    /// The best response to `f`, with which the plan has the masses of `b`.
+    g: Vec<f64>,
+    /// The best response to `g`, which is `f` where the plan has those of `a` too.
+    response: Vec<f64>,
+    /// What the masses of `a` miss, in sum.
+    missing: f64,
+}
 
 fn moved(f: &[f64], direction: &[f64], share: f64) -> Vec<f64> {
     f.iter().zip(direction).map(|(f, step)| f + share * step).collect()
@@ -117,7 +126,8 @@ fn moved(f: &[f64], direction: &[f64], share: f64) -> Vec<f64> {
 /// [penalised](EntropicPlan::penalised) cost of [`sinkhorn`].
 ///
 /// Unlike that cost it is 0 for equal distributions, and for `p <= 2` never negative, but for rounding (Feydy et al. 2019).
-/// It is in the unit of `|x - y|^p`: near 0 `epsilon` it is `W_p^p`, for a large one half the squared energy distance.
+/// It is in the unit of `|x - y|^p`: as `epsilon` goes to 0 it becomes `W_p^p`, and as it grows
+/// `E |x - y|^p - E |x - x'|^p / 2 - E |y - y'|^p / 2`, half the squared energy distance.
 ///
 /// ```
 /// use wgan::metrics::{Points, transport};
@@ -228,7 +238,8 @@ impl Problem {
     }
 
     /// The step to where the linearised masses are those of `a`, at most as long as the linearisation means anything.
-    fn newton_direction(&self, f: &[f64], g: &[f64], response: &[f64], epsilon: f64) -> Vec<f64> {
+    fn newton_direction(&self, now: &Iterate, epsilon: f64) -> Vec<f64> {
+        let Iterate { f, g, response, .. } = now;
         let rows: Vec<f64> = (self.a.iter().zip(f).zip(response))
             .map(|((mass, f), response)| mass * ((f - response) / epsilon).exp())
             .collect();
