@@ -16,6 +16,7 @@
 //! What has no figure is an error, never NaN: a single sample, NaN and infinities, sizes that do not fit. Fewer samples
 //! than features give a Fréchet distance with a warning through `tracing`.
 
+pub mod divergence;
 #[cfg(feature = "metrics")]
 mod eigen;
 mod features;

@@ -34,6 +34,11 @@ impl<'a> WeightedPoints<'a> {
             weights::probabilities,
         )
     }
+
+    /// The same weights on other points, as many.
+    pub(super) fn at(self, points: &'a Points) -> Self {
+        Self { points, ..self }
+    }
 }
 
 impl<'a> From<&'a Points> for WeightedPoints<'a> {

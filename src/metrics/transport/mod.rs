@@ -9,18 +9,26 @@
 //! | [`wasserstein_1d`] | one dimension | `O(n log n + m log m)` | exact |
 //! | [`assignment`] | as many points here as there | `8 n^2` bytes | exact, and who goes with whom |
 //! | [`exact`] | any points, with weights | `8 n m` bytes | exact, and the plan |
+//! | [`sliced`] | any points, with weights | `O(k (n log n + m log m))` for `k` directions | a distance of its own, below `W_p` |
+//! | [`sinkhorn`] | any points, with weights | `24 n m` bytes | a cost above `W_p^p`, and the plan |
+//! | [`sinkhorn_divergence`] | any points, with weights | `24 n m` bytes | near `W_p^p` for a small penalty |
 //!
 //! Exact means up to rounding: the least cost is found in integer arithmetic, with masses rounded to `2^-62` of the total and
 //! costs to some `2^-47` of the largest. All results are independent of the number of threads.
 
 mod exact;
 mod ground;
+mod linearised;
 mod masses;
 mod network_simplex;
 mod one_dimensional;
+mod sinkhorn;
+mod sliced;
 
 pub use exact::{Assignment, Coupling, Plan, assignment, exact};
 pub use one_dimensional::wasserstein_1d;
+pub use sinkhorn::{EntropicPlan, Sinkhorn, sinkhorn, sinkhorn_divergence};
+pub use sliced::{Sliced, sliced, sliced_along};
 
 use super::WeightedPoints;
 use crate::error::{Error, Result};
