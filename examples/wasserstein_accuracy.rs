@@ -295,8 +295,9 @@ fn verdict(measured: &[Measured]) -> Vec<Claim> {
 }
 
 fn figure(measured: &[Measured]) -> Figure {
-    let panel = |title: &str, y: &str, of: &dyn Fn(&Estimate) -> f64| {
-        let mut panel = Panel::new(title).x("problem").y(y).log_y();
+    let panel = |title: &str, y: &str, most: f64, of: &dyn Fn(&Estimate) -> f64| {
+        let mut panel =
+            Panel::new(title).x("problem, as listed in the text").y(y).y_range(0.0, most);
         panel = panel.dashed_line("", [(0.5, 1.0), (measured.len() as f64 + 0.5, 1.0)]);
         let strategies = measured.first().map_or(0, |first| first.by_strategy.len());
         for strategy in 0..strategies {
@@ -304,12 +305,12 @@ fn figure(measured: &[Measured]) -> Figure {
             let points = measured.iter().enumerate();
             let points =
                 points.map(|(i, found)| ((i + 1) as f64, of(&found.by_strategy[strategy])));
-            panel = panel.scatter(name, points);
+            panel = panel.dotted_line(name, points);
         }
         panel
     };
-    let ratio = panel("Estimate over distance", "ratio", &|of| of.ratio);
-    let lipschitz = panel("Steepest place", "Lipschitz constant", &|of| of.lipschitz);
+    let ratio = panel("Estimate over distance", "ratio", 2.6, &|of| of.ratio);
+    let lipschitz = panel("Steepest place", "Lipschitz constant", 4.5, &|of| of.lipschitz);
     Figure::new("A critic's estimate of a known Wasserstein distance")
         .columns(2)
         .panel_size(440, 320)
