@@ -241,14 +241,19 @@ fn figure(measured: &Measured) -> Figure {
     let curve = |of: fn(&Distances) -> f64| {
         measured.distances.iter().map(move |found| (found.theta, of(found)))
     };
-    let theory = |of: fn(f64) -> f64| curve_of(of);
+    let theory = |of: fn(f64) -> f64| {
+        (-100..=100).map(move |i| f64::from(i) / 100.0).map(move |theta| (theta, of(theta)))
+    };
     let of_step = |values: &[f64]| -> Vec<(f64, f64)> {
-        values.iter().enumerate().map(|(step, &value)| ((step + 1) as f64, value)).collect()
+        let steps = values.iter().enumerate().take(1000);
+        steps.map(|(step, &value)| ((step + 1) as f64, value)).collect()
     };
     let distances = Panel::new("Distances of the lines (KL is infinite but at 0)")
         .x("theta")
         .y("distance")
         .dashed_line("", theory(f64::abs))
+        .dashed_line("", theory(|_| 2f64.ln()))
+        .dashed_line("", theory(|_| 1.0))
         .scatter("Wasserstein-1", curve(|found| found.wasserstein))
         .scatter("Jensen-Shannon", curve(|found| found.jensen_shannon))
         .scatter("total variation", curve(|found| found.total_variation));
@@ -262,8 +267,4 @@ fn figure(measured: &Measured) -> Figure {
         .panel_size(440, 320)
         .panel(distances)
         .panel(learned)
-}
-
-fn curve_of(of: fn(f64) -> f64) -> Vec<(f64, f64)> {
-    (-100..=100).map(|i| f64::from(i) / 100.0).map(|theta| (theta, of(theta))).collect()
 }
