@@ -22,7 +22,7 @@
 //!
 //! For WGAN-div the same calculation, s W - k s^p, gives the slope (W / (k p))^(1 / (p - 1)), here 0.70.
 //!
-//! `cargo run --example wasserstein_accuracy` takes some minutes on two cores, `--quick` less than two.
+//! `cargo run --example wasserstein_accuracy` takes some two minutes on two cores, `--quick` less than one.
 
 #[path = "common/experiment.rs"]
 mod experiment;
