@@ -24,6 +24,7 @@ mod experiment;
 mod swiss_roll;
 
 use std::f64::consts::TAU;
+use std::fmt::{Display, Formatter};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
@@ -230,6 +231,17 @@ struct Coverage {
     reverse_kl: f64,
 }
 
+impl Display for Coverage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { modes, of, high_quality, reverse_kl } = self;
+        let share = 100.0 * high_quality;
+        write!(
+            f,
+            "{modes}/{of} modes, {share:.1} % within 3 deviations, reverse KL {reverse_kl:.4}"
+        )
+    }
+}
+
 impl From<ModeCoverage> for Coverage {
     fn from(found: ModeCoverage) -> Self {
         Self {
@@ -309,12 +321,14 @@ fn train(run: &Run) -> Result<Measured> {
     let [real, other] = [unseen(0)?, unseen(1)?].map(|points| Points::from_tensor(&points));
     let (real, other) = (real?, other?);
     let some = Points::from_tensor(&samples.narrow(0, 0, TRANSPORTED)?)?;
-    eprintln!("{}, {}: done", toy.name(), strategy.name());
+    let found = coverage.transpose()?.map(Coverage::from);
+    let said = found.as_ref().map_or_else(|| "done".into(), Coverage::to_string);
+    eprintln!("{}, {}: {said}", toy.name(), strategy.name());
     Ok(Measured {
         data: toy,
         strategy,
         generator_steps: config.generator_steps,
-        coverage: coverage.transpose()?.map(Coverage::from),
+        coverage: found,
         wasserstein: transport::wasserstein(&real, &some, 1.0)?,
         wasserstein_of_real_samples: transport::wasserstein(&real, &other, 1.0)?,
         critic: field(toy, trainer.critic())?,
@@ -384,26 +398,19 @@ fn verdict(measured: &[Measured], flags: &Flags) -> Vec<Claim> {
         let mut runs = measured.iter().filter(|run| run.data == toy && run.strategy == strategy);
         runs.next()?.coverage.as_ref()
     };
-    let said = |found: &Coverage| {
-        let Coverage { modes, of, high_quality, reverse_kl } = found;
-        format!(
-            "{modes}/{of} modes, {:.1} % within 3 deviations, reverse KL {reverse_kl:.4}",
-            100.0 * high_quality
-        )
-    };
     let mut claims = Vec::new();
     for toy in [Toy::Eight, Toy::Grid] {
         let Some(gp) = of(toy, Strategy::Gp) else { continue };
         let enough = flags.pick(0.95, 0.3);
         claims.push(Claim::new(
             format!("the gradient penalty finds all of the {}", toy.name()),
-            said(gp),
+            gp.to_string(),
             gp.modes == gp.of && gp.high_quality >= enough,
         ));
         if let Some(clip) = of(toy, Strategy::Clip) {
             claims.push(Claim::new(
                 format!("weight clipping does worse on the {}", toy.name()),
-                said(clip),
+                clip.to_string(),
                 clip.high_quality < gp.high_quality,
             ));
         }
