@@ -94,6 +94,22 @@ pub enum Error {
         position: Vec<usize>,
     },
 
+    /// Iterations did not come as near to their limit as was asked.
+    #[error(
+        "{what} misses its aim by {residual:e} after {iterations} iterations; expected at most {tolerance:e}: \
+         allow more of them or a larger tolerance"
+    )]
+    NotConverged {
+        /// What was to be computed.
+        what: String,
+        /// How many iterations were allowed.
+        iterations: usize,
+        /// How far off it is.
+        residual: f64,
+        /// How far off it may be.
+        tolerance: f64,
+    },
+
     /// A quantity became NaN or infinite during training.
     ///
     /// The optimiser has not been stepped with it: the parameters are those of the step before. (The running

@@ -50,9 +50,11 @@
 //! | build from a seed, save and load weights | [`ModelBuilder`], [`Network`], [`Parameters`] |
 //! | choose settings | [`TrainConfig`], [`Lipschitz`], [`optimizers`], [`schedules`], [`Ema`], [`stop`] |
 //! | run single steps with draws of your own | [`WganTrainer::critic_step`], [`CriticDraws`] |
+//! | train a critic alone, between two distributions | [`CriticTrainer`] |
 //! | feed data | [`data`] |
 //! | check the gradients of a model of your own | [`testing`] |
 //! | save a run and go on with it after a kill | [`checkpoint`], [`WganTrainer::resume`] |
+//! | measure samples and distances | [`metrics`] |
 //! | watch a run | [`observers`], [`report`], [`diagnosis`] |
 //!
 //! Modules import only downwards: kernels, then operations on candle tensors, then second order, then layers, then models,
@@ -77,6 +79,7 @@ mod kernels;
 pub mod layers;
 mod lipschitz;
 pub mod losses;
+pub mod metrics;
 mod network;
 pub mod observers;
 mod ops;
@@ -103,7 +106,7 @@ pub use lipschitz::{Lipschitz, PenaltyPoints, Sides};
 pub use network::{ModelBuilder, Network};
 pub use parameters::{InitScheme, Parameters};
 pub use second_order::Traced;
-pub use trainer::{CriticReport, GeneratorReport, WganTrainer};
+pub use trainer::{CriticReport, CriticTrainer, GeneratorReport, WganTrainer};
 
 /// The README's code, compiled by `cargo test`.
 #[cfg(all(doctest, feature = "report", feature = "idx"))]

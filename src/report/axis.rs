@@ -29,6 +29,16 @@ impl Axis {
         Self { low: low - margin, high: high + margin, exponent }
     }
 
+    /// An axis with these ends, without margins; as [`over`](Self::over) them where they are not rising.
+    pub(super) fn from_to(low: f64, high: f64) -> Self {
+        let axis = Self::over([low, high]);
+        let unit = ten_to(axis.exponent);
+        match (low / unit, high / unit) {
+            (low, high) if high - low >= 1e-3 => Self { low, high, ..axis },
+            _ => axis,
+        }
+    }
+
     /// The ends, in units of the axis.
     pub(super) fn range(&self) -> std::ops::Range<f64> {
         self.low..self.high
@@ -52,6 +62,15 @@ impl Axis {
         } else {
             let mantissa = trimmed(format!("{rounded:.*}", decimals as usize));
             format!("{mantissa}e{}", self.exponent)
+        }
+    }
+
+    /// The label of a tick on an axis whose values are powers of ten; empty between two powers.
+    pub(super) fn power_label(&self, position: f64) -> String {
+        let power = position * ten_to(self.exponent);
+        match power.round() {
+            whole if (power - whole).abs() < 1e-6 => format!("1e{whole}"),
+            _ => String::new(),
         }
     }
 }
@@ -126,6 +145,24 @@ mod tests {
         assert_eq!(label([1.0, 1.0], 1.0005), "1.0005");
         assert_eq!(label([0.0, 3e7], 1.5), "1.5e7");
         assert_eq!(label([0.0, 3e-7], 2.0), "2e-7");
+    }
+
+    #[test]
+    fn an_axis_with_ends_has_these_and_no_others() {
+        assert_eq!(Axis::from_to(-20.0, 50.0), Axis { low: -2.0, high: 5.0, exponent: 1 });
+        for (low, high) in [(1.0, 1.0), (2.0, 1.0), (f64::NAN, 1.0)] {
+            let Axis { low, high, .. } = Axis::from_to(low, high);
+            assert!(low < high);
+        }
+    }
+
+    #[test]
+    fn powers_are_whole() {
+        let axis = Axis::over([-20.0, 0.0]);
+        assert_eq!(
+            [-1.5, -0.25, 0.0].map(|position| axis.power_label(position)),
+            ["1e-15", "", "1e0"]
+        );
     }
 
     #[test]

@@ -10,16 +10,16 @@ use crate::error::{Error, Result};
 /// Size of the figure in pixels as it is shown.
 pub(super) const SIZE: (u32, u32) = (800, 600);
 /// plotters rounds to whole units: a finer grid than the pixels of the screen keeps lines smooth.
-const UNITS: u32 = 4;
+pub(super) const UNITS: u32 = 4;
 /// The most points that a line is drawn with.
 pub(super) const MAX_POINTS: usize = 2000;
 
 const TEXT: RGBColor = RGBColor(50, 50, 50);
-const AXES: RGBColor = RGBColor(120, 120, 120);
-const MESH: RGBColor = RGBColor(232, 232, 232);
+pub(super) const AXES: RGBColor = RGBColor(120, 120, 120);
+pub(super) const MESH: RGBColor = RGBColor(232, 232, 232);
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 /// One set of axes.
 pub(super) struct Panel {
@@ -57,7 +57,7 @@ fn bulk(values: &[f64]) -> Vec<f64> {
 }
 
 /// Keeps the lowest and the highest point of each stretch, so that the drawn line looks like the whole one.
-fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+pub(super) fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     if points.len() <= MAX_POINTS {
         return points;
     }
@@ -83,8 +83,13 @@ pub(super) fn two_panels(steps: &[f64], panels: [&Panel; 2], title: &str) -> Res
         path: "learning_curve.svg".into(),
         problem: format!("plotters could not draw it: {e}"),
     })?;
-    let size = |units: u32| format!("width=\"{}\" height=\"{}\"", SIZE.0 * units, SIZE.1 * units);
-    Ok(svg.replacen(&size(UNITS), &size(1), 1))
+    Ok(shown(svg, SIZE))
+}
+
+/// The document in pixels of the screen, with the finer grid as its view box.
+pub(super) fn shown(svg: String, (width, height): (u32, u32)) -> String {
+    let size = |units: u32| format!("width=\"{}\" height=\"{}\"", width * units, height * units);
+    svg.replacen(&size(UNITS), &size(1), 1)
 }
 
 fn draw(svg: &mut String, steps: &[f64], panels: [&Panel; 2], title: &str) -> Drawn {
@@ -165,7 +170,7 @@ pub(super) fn px(pixels: u32) -> i32 {
     (pixels * UNITS) as i32
 }
 
-fn text(pixels: f64) -> TextStyle<'static> {
+pub(super) fn text(pixels: f64) -> TextStyle<'static> {
     // plotters writes a font size divided by 1.24 into the document.
     ("sans-serif", pixels * 1.24 * f64::from(UNITS)).into_font().color(&TEXT)
 }

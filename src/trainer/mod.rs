@@ -1,6 +1,7 @@
 //! Algorithm 1 of the WGAN paper, and nothing else.
 
 mod checks;
+mod critic_alone;
 mod draws;
 mod fit;
 mod gradient_probe;
@@ -9,6 +10,7 @@ mod report;
 mod resume;
 mod view;
 
+pub use critic_alone::CriticTrainer;
 pub use report::{CriticReport, GeneratorReport};
 
 use std::path::PathBuf;
@@ -98,7 +100,17 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// [`Error::DType`](crate::Error::DType) for models that do not fit together, such as a conditional one and one that is not.
     pub fn new(generator: Network<G>, critic: Network<C>, config: TrainConfig) -> Result<Self> {
         config.check()?;
-        let (device, dtype) = checks::common_place(generator.parameters(), critic.parameters())?;
+        let place = checks::common_place(generator.parameters(), critic.parameters())?;
+        Self::assemble(generator, critic, config, place)
+    }
+
+    /// Of models and settings that were checked.
+    fn assemble(
+        generator: Network<G>,
+        critic: Network<C>,
+        config: TrainConfig,
+        (device, dtype): (Device, DType),
+    ) -> Result<Self> {
         Ok(Self {
             batching: Batching::for_critic(critic.parameters()),
             classes: checks::common_classes(generator.model(), critic.model())?,

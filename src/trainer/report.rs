@@ -75,7 +75,7 @@ impl GeneratorReport {
     }
 }
 
-fn number(scalar: Tensor) -> Result<f64> {
+pub(super) fn number(scalar: Tensor) -> Result<f64> {
     // To the host first: not every device has f64.
     Ok(scalar.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar()?)
 }
