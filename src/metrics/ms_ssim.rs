@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::layers::AvgPool2d;
+use crate::ops::first_non_finite;
 
 /// The multi-scale structural similarity of pairs of images (Wang, Simoncelli and Bovik 2003), 0 to 1, and 1 for equal ones.
 ///
@@ -76,6 +77,8 @@ impl MsSsim {
     pub fn between(&self, images: &Tensor, others: &Tensor) -> Result<Vec<f64>> {
         self.check(images, others)?;
         let [mut x, mut y] = [planes(images)?, planes(others)?];
+        finite("the batch of images", &x)?;
+        finite("the other batch of images", &y)?;
         let last = self.weights.len() - 1;
         let mut similarity: Option<Tensor> = None;
         for (scale, &weight) in self.weights.iter().enumerate() {
@@ -93,13 +96,8 @@ impl MsSsim {
         let channels = images.dims()[1];
         let similarity = similarity.map(|product| product.reshape(((), channels))?.mean(1));
         let similarity: Vec<f64> = similarity.transpose()?.map_or(Ok(vec![]), |t| t.to_vec1())?;
-        match similarity.iter().position(|value| !value.is_finite()) {
-            Some(at) => {
-                let (what, value) = ("the structural similarity".into(), similarity[at]);
-                Err(Error::NonFiniteData { what, value, position: vec![at] })
-            }
-            None => Ok(similarity),
-        }
+        finite("the structural similarities", &Tensor::new(similarity.as_slice(), &Device::Cpu)?)?;
+        Ok(similarity)
     }
 
     /// The mean over consecutive pairs, images 0 and 1, 2 and 3, ...: the diversity of a class where all images are of it.
@@ -192,6 +190,14 @@ impl MsSsim {
                 ),
             }),
         }
+    }
+}
+
+/// Refuses NaN and infinities, which the ReLU of a similarity would hide.
+fn finite(what: &str, values: &Tensor) -> Result<()> {
+    match first_non_finite(values)? {
+        Some(value) => Err(Error::NonFiniteData { what: what.into(), value, position: vec![] }),
+        None => Ok(()),
     }
 }
 
