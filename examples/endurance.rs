@@ -166,7 +166,7 @@ fn compare(undisturbed: &Path, killed: &Path) -> Result<()> {
         let history = read_history_csv(folder.join("history.csv"))?;
         Ok(history
             .iter()
-            .map(|record| format!("{:?}", wgan::history::Record { seconds: 0.0, ..*record }))
+            .map(|record| format!("{:?}", wgan::history::Record { seconds: 0.0, ..record.clone() }))
             .collect())
     };
     ensure!(rows(undisturbed)? == rows(killed)?, "history.csv differs");

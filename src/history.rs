@@ -1,5 +1,7 @@
 //! What a run leaves behind for each generator step.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The figures of one generator step and of the last critic step before it.
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// | `wasserstein_estimate` | mean f(real) - mean f(fake) |
 /// | `critic_loss` | -`wasserstein_estimate` + `penalty`, which the critic minimises |
 /// | `generator_loss` | -mean f(G(z)), which the generator minimises |
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Generator steps done, counted from 1.
     pub step: u64,
@@ -30,6 +32,10 @@ pub struct Record {
     pub gradient_norm: f64,
     /// Wall-clock seconds of training until this step, over all calls of `fit`.
     pub seconds: f64,
+    /// What observers measured after this step, by name, such as `frechet_distance (mnist-cnn-1)`; nothing after most steps.
+    /// See [`Scores`](crate::observers::Scores).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, f64>,
 }
 
 /// The records of a run, one a generator step, oldest first.

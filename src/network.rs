@@ -112,7 +112,7 @@ impl ModelBuilder {
         &self,
         build: impl FnOnce(VarBuilder<'static>) -> Result<G>,
     ) -> Result<Network<G>> {
-        self.build("generator", build)
+        self.network("generator", build)
     }
 
     /// Builds a critic.
@@ -123,10 +123,14 @@ impl ModelBuilder {
         &self,
         build: impl FnOnce(VarBuilder<'static>) -> Result<C>,
     ) -> Result<Network<C>> {
-        self.build("critic", build)
+        self.network("critic", build)
     }
 
-    fn build<M>(
+    /// Builds any other model, such as a classifier. Models of different roles have different first values.
+    ///
+    /// # Errors
+    /// Those of `build`; [`Error::DType`](crate::Error::DType) for a type other than `F32` and `F64`.
+    pub fn network<M>(
         &self,
         role: &'static str,
         build: impl FnOnce(VarBuilder<'static>) -> Result<M>,

@@ -172,7 +172,7 @@ impl Stop {
 
     /// Takes the record of one more step.
     pub(crate) fn follow(&mut self, record: &Record) {
-        self.last = Some(*record);
+        self.last = Some(record.clone());
         let StopConfig { window, target, patience, min_delta, .. } = self.config;
         if target.is_none() && patience.is_none() {
             return;
@@ -202,8 +202,8 @@ impl Stop {
     /// Why the run ends here, if it does, after so many steps of the critic in all.
     pub(crate) fn reached(&self, critic_steps: u64) -> Option<Ended> {
         let StopConfig { epochs, seconds, patience, .. } = self.config;
-        let step = self.last.map_or(0, |record| record.step);
-        let taken = self.last.map_or(0.0, |record| record.seconds) - self.earlier;
+        let step = self.last.as_ref().map_or(0, |record| record.step);
+        let taken = self.last.as_ref().map_or(0.0, |record| record.seconds) - self.earlier;
         let epochs_done = critic_steps / self.batches_per_epoch.max(1);
         if step >= self.total_steps {
             Some(Ended::Steps(step))
@@ -226,15 +226,7 @@ mod tests {
     use super::*;
 
     fn record(step: u64, wasserstein_estimate: f64) -> Record {
-        Record {
-            step,
-            wasserstein_estimate,
-            critic_loss: 0.0,
-            penalty: 0.0,
-            generator_loss: 0.0,
-            gradient_norm: 0.0,
-            seconds: step as f64,
-        }
+        Record { step, wasserstein_estimate, seconds: step as f64, ..Default::default() }
     }
 
     /// The step at which a run with these estimates ends and why; every way of interrupting it must agree.

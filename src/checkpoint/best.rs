@@ -51,6 +51,27 @@ impl Best {
         })
     }
 
+    /// The checkpoint with the lowest score of this name, which [`Scores`](crate::observers::Scores) measured right after the
+    /// checkpoint's step; others are no candidates. So checkpoints are best written at the interval of the scores.
+    ///
+    /// ```
+    /// use wgan::checkpoint::{Best, Checkpoints};
+    /// let checkpoints = Checkpoints::new("runs/mine/checkpoints")
+    ///     .every_steps(1000)
+    ///     .keep_best(Best::lowest_score("frechet_distance (mnist-cnn-1)"));
+    /// # let _ = checkpoints;
+    /// ```
+    #[must_use]
+    pub fn lowest_score(name: impl Into<String>) -> Self {
+        Self::lowest(score(name.into()))
+    }
+
+    /// The same with the highest score.
+    #[must_use]
+    pub fn highest_score(name: impl Into<String>) -> Self {
+        Self::highest(score(name.into()))
+    }
+
     /// The one of these steps, given oldest first, whose records up to it have the best figure; the first of equals.
     pub(super) fn of(&self, steps: impl Iterator<Item = u64>, history: &[Record]) -> Option<u64> {
         let mut best: Option<(f64, u64)> = None;
@@ -65,6 +86,12 @@ impl Best {
             }
         }
         best.map(|(_, step)| step)
+    }
+}
+
+fn score(name: String) -> impl Fn(&[Record]) -> f64 {
+    move |history| {
+        history.last().and_then(|record| record.scores.get(&name)).copied().unwrap_or(f64::NAN)
     }
 }
 
@@ -93,6 +120,17 @@ mod tests {
         assert_eq!(best.of([1].into_iter(), &history), None);
         assert_eq!(best.of([7, 900].into_iter(), &history), None);
         assert_eq!(Best::lowest_estimate(0).of([2, 3].into_iter(), &history), Some(3));
+    }
+
+    #[test]
+    fn a_score_counts_at_its_step_only() {
+        let mut history = history(&[1.0; 4]);
+        for (step, score) in [(1, 3.0), (3, 2.0)] {
+            history[step - 1].scores.insert("fid".into(), score);
+        }
+        assert_eq!(Best::lowest_score("fid").of(1..=4, &history), Some(3));
+        assert_eq!(Best::highest_score("fid").of(1..=4, &history), Some(1));
+        assert_eq!(Best::lowest_score("kid").of(1..=4, &history), None);
     }
 
     #[test]

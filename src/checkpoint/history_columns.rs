@@ -7,7 +7,7 @@ pub(super) type Figures = [(&'static str, f64); 6];
 
 /// One record, taken apart.
 pub(super) fn figures(record: &Record) -> (u64, Figures) {
-    // All fields by name, so that a new one cannot be forgotten.
+    // All fields by name, so that a new one cannot be forgotten. Scores, which most records have none of, are written by step.
     let &Record {
         step,
         wasserstein_estimate,
@@ -16,6 +16,7 @@ pub(super) fn figures(record: &Record) -> (u64, Figures) {
         generator_loss,
         gradient_norm,
         seconds,
+        scores: _,
     } = record;
     let figures = [
         ("wasserstein_estimate", wasserstein_estimate),
@@ -45,6 +46,7 @@ pub(super) fn record(step: u64, figures: [f64; 6]) -> Record {
         generator_loss,
         gradient_norm,
         seconds,
+        scores: Default::default(),
     }
 }
 

@@ -52,6 +52,7 @@
 //! | `average.fc1.weight`, ... | the average of the generator, where one is kept |
 //! | `generator_optimizer.exp_avg.fc1.weight`, ... | the optimisers' state under PyTorch's names |
 //! | `history.step`, `history.wasserstein_estimate`, ... | a column of the history each |
+//! | `history.scores.<name>.step`, `history.scores.<name>.value` | the steps after which observers measured a score, and it |
 //! | `probe.samples`, `probe.scores` | what the models make of two fixed latent points |
 //! | `checksum` | the SHA-256 of all bytes of the file before it: the last 32 |
 //!

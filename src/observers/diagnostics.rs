@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::line_file::start;
 use super::{Flow, Models, Observer, Snapshot};
 use crate::data::Dataset;
 use crate::diagnosis::{Diagnosis, Norms};
@@ -166,25 +167,6 @@ impl std::fmt::Debug for Diagnostics {
     }
 }
 
-/// A new file, with the lines of an old one up to step `earlier` where a run is continued.
-fn start(path: &Path, header: &str, earlier: u64) -> Result<File> {
-    let mut text = format!("{header}\n");
-    let old = match earlier {
-        0 => String::new(),
-        _ => std::fs::read_to_string(path).unwrap_or_default(),
-    };
-    let mut lines = old.lines();
-    if lines.next() == Some(header) {
-        let step = |line: &str| line.split(',').next().and_then(|step| step.parse::<u64>().ok());
-        for line in lines.filter(|line| step(line).is_some_and(|step| step <= earlier)) {
-            text += &format!("{line}\n");
-        }
-    }
-    files::write_atomically(path, text.as_bytes())?;
-    let options = std::fs::OpenOptions::new().append(true).open(path);
-    options.map_err(|e| Error::io(path, "opening the file", e))
-}
-
 fn header(found: &Diagnosis) -> String {
     let mut columns: Vec<String> = [
         "step",
@@ -222,6 +204,8 @@ fn line(step: u64, found: &Diagnosis) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use candle_core::{DType, Device, Tensor};
 
     use super::super::fake::{FakeModels, record, with_snapshot};

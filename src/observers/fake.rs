@@ -125,6 +125,7 @@ pub(super) fn record(step: u64) -> Record {
         generator_loss: 1e300 / x,
         gradient_norm: 0.1 + x,
         seconds: x,
+        ..Default::default()
     }
 }
 

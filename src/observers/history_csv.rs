@@ -17,7 +17,7 @@ const COLUMNS: usize = 7;
 /// Writes `history.csv`: one line for each record of the run, under the header
 /// `step,wasserstein_estimate,critic_loss,penalty,generator_loss,gradient_norm,seconds`.
 ///
-/// Numbers have the digits that give the same `f64` back; NaN and infinities are `NaN`, `inf` and `-inf`. Each
+/// What [`Scores`](super::Scores) measures has a file of its own. Numbers have the digits that give the same `f64` back; NaN and infinities are `NaN`, `inf` and `-inf`. Each
 /// call appends the records since the last one, whatever the interval, so that no step is left out and the file
 /// is up to date between calls. A file of that name is replaced by the first call, as a whole: that of a run that was
 /// killed has its records again as soon as it is resumed, each once, without those after the checkpoint.
@@ -101,6 +101,7 @@ fn line(record: &Record) -> String {
         generator_loss,
         gradient_norm,
         seconds,
+        scores: _,
     } = record;
     let mut line = step.to_string();
     for number in
@@ -159,6 +160,7 @@ fn parse(line: &str) -> Result<Record, String> {
         generator_loss,
         gradient_norm,
         seconds,
+        scores: Default::default(),
     })
 }
 
@@ -202,18 +204,18 @@ mod tests {
     fn numbers_that_are_none_come_back() -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
         let mut observer = HistoryCsv::new(folder.path());
-        let odd = Record {
+        let odd = [Record {
             wasserstein_estimate: f64::NAN,
             critic_loss: f64::INFINITY,
             penalty: f64::NEG_INFINITY,
             ..record(1)
-        };
-        run(&mut observer, &[odd], 1)?;
+        }];
+        run(&mut observer, &odd, 1)?;
         let text = std::fs::read_to_string(observer.path()).unwrap();
         assert_eq!(text, format!("{HEADER}\n1,NaN,inf,-inf,1e300,1.1,1.0\n"));
         let back = read_history_csv(observer.path())?;
         assert!(back[0].wasserstein_estimate.is_nan());
-        assert_same(&back, &[odd]);
+        assert_same(&back, &odd);
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 //! | [`Weights`] | `generator.safetensors`, `critic.safetensors`, `generator_ema.safetensors` |
 //! | [`ConfigJson`] | `config.json` |
 //! | [`Diagnostics`] | `diagnostics.csv` |
+//! | [`Scores`] | `scores.csv`, and scores in the history |
 //! | [`Watch`], which every trainer has | warnings, through `tracing` |
 #![cfg_attr(
     feature = "report",
@@ -26,10 +27,12 @@ mod diagnostics;
 #[cfg(test)]
 mod fake;
 mod history_csv;
+mod line_file;
 #[cfg(feature = "report")]
 mod progress;
 #[cfg(feature = "report")]
 mod samples;
+mod scores;
 mod watch;
 mod weights;
 
@@ -52,6 +55,7 @@ pub use history_csv::{HistoryCsv, read_history_csv};
 pub use progress::Progress;
 #[cfg(feature = "report")]
 pub use samples::SampleGrid;
+pub use scores::Scores;
 pub use watch::{Symptom, Watch};
 pub use weights::Weights;
 
@@ -177,6 +181,12 @@ pub trait Observer {
     fn on_end(&mut self, snapshot: &Snapshot<'_>) -> Result<()> {
         let _ = snapshot;
         Ok(())
+    }
+
+    /// What it measured of the step that it saw last, by name, each figure given once: the run adds them to the step's
+    /// [`scores`](crate::history::Record::scores), in time for the step's checkpoint.
+    fn take_scores(&mut self) -> Vec<(String, f64)> {
+        Vec::new()
     }
 }
 

@@ -223,7 +223,7 @@ mod tests {
             penalty: 0.1,
             generator_loss: 0.3,
             gradient_norm: 1.0,
-            seconds: 0.0,
+            ..Default::default()
         }
     }
 

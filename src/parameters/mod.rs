@@ -7,3 +7,4 @@ mod weights_file;
 pub use init::InitScheme;
 pub use store::Parameters;
 pub(crate) use store::{Seeded, is_buffer, is_statistic, layer_of};
+pub(crate) use weights_file::read as read_weights;

@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use crate::error::{Error, Result};
 
 /// Reads all tensors of a file.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "reading the file", e))?;
     let fail = |error: &dyn std::fmt::Display| Error::Format {
         path: path.to_path_buf(),

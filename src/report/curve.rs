@@ -34,7 +34,7 @@ const GREEN: RGBColor = RGBColor(20, 130, 105);
 /// # fn main() -> wgan::Result<()> {
 /// # let history: Vec<Record> = (1..=50).map(|step| Record {
 /// #     step, wasserstein_estimate: 5.0 / step as f64, critic_loss: 0.0, penalty: 0.0,
-/// #     generator_loss: 0.0, gradient_norm: 1.0, seconds: 0.0,
+/// #     generator_loss: 0.0, gradient_norm: 1.0, ..Record::default()
 /// # }).collect();
 /// let svg = wgan::report::learning_curve_svg(&history, "WGAN-GP on MNIST")?;
 /// assert!(svg.starts_with("<svg"));
@@ -111,6 +111,7 @@ mod tests {
             generator_loss: 0.1 * wasserstein_estimate - 1.0,
             gradient_norm: 1.0,
             seconds: step as f64,
+            ..Default::default()
         }
     }
 

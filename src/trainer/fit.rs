@@ -77,9 +77,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 generator_loss: generator.loss,
                 gradient_norm: generator.gradient_norm,
                 seconds: earlier + started.elapsed().as_secs_f64(),
+                scores: Default::default(),
             };
-            self.history.push(record);
             stop.follow(&record);
+            self.history.push(record);
             let ended = self.notify(total, n_critic, stop.reached(self.critic_steps))?;
             self.save_checkpoint(ended.as_ref())?;
             self.ended = ended;
@@ -112,7 +113,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     }
 
     /// Shows the last record to every observer that is due, and to all of them where the run ends here, be it that one of
-    /// them ends it. Returns why it does.
+    /// them ends it, and adds what they measured to it. Returns why it does.
     fn notify(
         &mut self,
         total_steps: u64,
@@ -145,9 +146,13 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             }
         }
         if ended.is_some() {
-            for (_, observer) in observers {
+            for (_, observer) in observers.iter_mut() {
                 observer.on_end(&snapshot)?;
             }
+        }
+        let scores: Vec<_> = observers.iter_mut().flat_map(|(_, o)| o.take_scores()).collect();
+        if let Some(record) = history.last_mut() {
+            record.scores.extend(scores);
         }
         Ok(ended)
     }

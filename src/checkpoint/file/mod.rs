@@ -17,6 +17,10 @@ const KEY: &str = "checkpoint";
 const CHECKSUM: &str = "checksum";
 const CHECKSUM_LEN: usize = 32;
 const HISTORY: &str = "history.";
+/// Before the name of a score, and what follows it: its steps and its values.
+const SCORES: &str = "history.scores.";
+const SCORE_STEPS: &str = ".step";
+const SCORE_VALUES: &str = ".value";
 
 fn ends_with_checksum(layout: &Metadata) -> bool {
     let end = layout.data_len();
@@ -65,6 +69,28 @@ mod tests {
             ]),
             history: (1..=rows).map(record).collect(),
         }
+    }
+
+    #[test]
+    fn scores_come_back_at_their_steps() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.safetensors");
+        let mut written = checkpoint(9);
+        let fid = "frechet_distance (mnist-cnn-1)".to_owned();
+        for (step, name, value) in [
+            (2, fid.clone(), 9.5),
+            (4, fid.clone(), f64::NAN),
+            (4, "a.step".into(), -0.0),
+            (9, fid, 0.1),
+        ] {
+            written.history[step - 1].scores.insert(name, value);
+        }
+        written.write(&path)?;
+        let read = Checkpoint::read(&path)?;
+        let scores = |checkpoint: &Checkpoint| format!("{:?}", checkpoint.history);
+        assert_eq!(scores(&read), scores(&written));
+        assert_eq!(to_bytes(&read, &path)?, to_bytes(&written, &path)?, "the same bytes again");
+        Ok(())
     }
 
     fn bits(checkpoint: &Checkpoint) -> Vec<Vec<u64>> {

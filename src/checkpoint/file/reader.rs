@@ -10,7 +10,10 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
 use super::super::{Checkpoint, FORMAT_VERSION, Header, history_columns};
-use super::{CHECKSUM, CHECKSUM_LEN, HISTORY, KEY, damaged, ends_with_checksum, hex};
+use super::{
+    CHECKSUM, CHECKSUM_LEN, HISTORY, KEY, SCORE_STEPS, SCORE_VALUES, SCORES, damaged,
+    ends_with_checksum, hex,
+};
 use crate::error::{Error, Result};
 use crate::history::History;
 
@@ -134,7 +137,7 @@ impl CheckpointFile {
             }
             figures.push(column);
         }
-        let history: History = steps
+        let mut history: History = steps
             .iter()
             .enumerate()
             .map(|(row, &step)| {
@@ -148,7 +151,34 @@ impl CheckpointFile {
             let problem = format!("history.step does not grow up to the {done} steps done");
             return Err(damaged(&self.path, problem));
         }
+        self.scores(&mut history)?;
         Ok(history)
+    }
+
+    /// Puts what observers measured into the records of its steps.
+    fn scores(&mut self, history: &mut History) -> Result<()> {
+        let named =
+            |name: String| name.strip_prefix(SCORES)?.strip_suffix(SCORE_VALUES).map(str::to_owned);
+        let names: Vec<String> = self.layout.tensors().into_keys().filter_map(named).collect();
+        for name in names {
+            let column = |end: &str| format!("{}{name}{end}", &SCORES[HISTORY.len()..]);
+            let steps = self.column(&column(SCORE_STEPS), Dtype::U64)?;
+            let values = self.column(&column(SCORE_VALUES), Dtype::F64)?;
+            if steps.len() != values.len() {
+                let problem =
+                    format!("{SCORES}{name} has {} steps, {} values", steps.len(), values.len());
+                return Err(damaged(&self.path, problem));
+            }
+            for (step, bits) in steps.into_iter().zip(values) {
+                let Ok(row) = history.binary_search_by_key(&step, |record| record.step) else {
+                    let problem =
+                        format!("{SCORES}{name} has a step that history.step lacks: {step}");
+                    return Err(damaged(&self.path, problem));
+                };
+                history[row].scores.insert(name.clone(), f64::from_bits(bits));
+            }
+        }
+        Ok(())
     }
 
     fn column(&mut self, name: &str, dtype: Dtype) -> Result<Vec<u64>> {

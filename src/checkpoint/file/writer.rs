@@ -1,7 +1,7 @@
 //! Writing.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -9,7 +9,9 @@ use safetensors::tensor::{Dtype, View};
 use sha2::{Digest, Sha256};
 
 use super::super::{Checkpoint, history_columns};
-use super::{CHECKSUM, CHECKSUM_LEN, HISTORY, KEY, ends_with_checksum};
+use super::{
+    CHECKSUM, CHECKSUM_LEN, HISTORY, KEY, SCORE_STEPS, SCORE_VALUES, SCORES, ends_with_checksum,
+};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::history::History;
@@ -84,10 +86,9 @@ pub(super) fn to_bytes(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<u8>> 
 }
 
 fn history_to_columns(history: &History) -> Vec<(String, Column)> {
-    let column = |dtype, numbers: &mut dyn Iterator<Item = [u8; 8]>| Column::Bytes {
-        dtype,
-        len: history.len(),
-        bytes: numbers.flatten().collect(),
+    let column = |dtype, numbers: &mut dyn Iterator<Item = [u8; 8]>| {
+        let bytes: Vec<u8> = numbers.flatten().collect();
+        Column::Bytes { dtype, len: bytes.len() / 8, bytes }
     };
     let mut steps = history.iter().map(|record| record.step.to_le_bytes());
     let mut columns = vec![(format!("{HISTORY}step"), column(Dtype::U64, &mut steps))];
@@ -95,6 +96,15 @@ fn history_to_columns(history: &History) -> Vec<(String, Column)> {
         let mut numbers =
             history.iter().map(|record| history_columns::figures(record).1[index].1.to_le_bytes());
         columns.push((format!("{HISTORY}{name}"), column(Dtype::F64, &mut numbers)));
+    }
+    let scores: BTreeSet<&String> =
+        history.iter().flat_map(|record| record.scores.keys()).collect();
+    for name in scores {
+        let given = || history.iter().filter_map(|r| Some((r.step, *r.scores.get(name)?)));
+        let steps = column(Dtype::U64, &mut given().map(|(step, _)| step.to_le_bytes()));
+        let values = column(Dtype::F64, &mut given().map(|(_, value)| value.to_le_bytes()));
+        columns.push((format!("{SCORES}{name}{SCORE_STEPS}"), steps));
+        columns.push((format!("{SCORES}{name}{SCORE_VALUES}"), values));
     }
     columns
 }

@@ -1,0 +1,107 @@
+//! A figure that says what it was measured with.
+
+use std::fmt;
+
+use super::ModeCoverage;
+
+/// One figure of sample quality, which prints with all that it depends on:
+/// `Frechet distance 3.2100 (features: mnist-cnn-1, 10000 against 10000 samples)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// What it is, such as `frechet_distance`.
+    pub measure: String,
+    /// The figure: finite.
+    pub value: f64,
+    /// The standard deviation of the repetitions whose mean it is, where it is one.
+    pub deviation: Option<f64>,
+    /// The network whose features or classes it was measured with, where it was.
+    pub features: Option<String>,
+    /// The generated samples.
+    pub samples: usize,
+    /// The real samples that they were compared with, where they were.
+    pub real: Option<usize>,
+}
+
+impl Score {
+    /// The name of the figure in a run's history, which tells the network: `frechet_distance (mnist-cnn-1)`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.features {
+            Some(features) => format!("{} ({features})", self.measure),
+            None => self.measure.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.measure.replace('_', " ");
+        let first = words.chars().next().into_iter().flat_map(char::to_uppercase);
+        write!(
+            f,
+            "{}{} {:.4}",
+            first.collect::<String>(),
+            words.get(1..).unwrap_or(""),
+            self.value
+        )?;
+        if let Some(deviation) = self.deviation {
+            write!(f, " +- {deviation:.4}")?;
+        }
+        f.write_str(" (")?;
+        if let Some(features) = &self.features {
+            write!(f, "features: {features}, ")?;
+        }
+        match self.real {
+            Some(real) => write!(f, "{} against {real} samples)", self.samples),
+            None => write!(f, "{} samples)", self.samples),
+        }
+    }
+}
+
+impl ModeCoverage {
+    /// The figures as scores: `modes`, `reverse_kl` and, where there is one, `high_quality_share`. `features` is the classifier
+    /// that told the classes, where one did.
+    #[must_use]
+    pub fn scores(&self, samples: usize, features: Option<&str>) -> Vec<Score> {
+        let figures = [
+            ("modes", Some(self.found as f64)),
+            ("reverse_kl", Some(self.reverse_kl)),
+            ("high_quality_share", self.high_quality),
+        ];
+        let score = |(measure, value): (&str, Option<f64>)| {
+            Some(Score {
+                measure: measure.into(),
+                value: value?,
+                deviation: None,
+                features: features.map(str::to_owned),
+                samples,
+                real: None,
+            })
+        };
+        figures.into_iter().filter_map(score).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_prints_what_it_depends_on() {
+        let score = Score {
+            measure: "frechet_distance".into(),
+            value: 3.21,
+            deviation: None,
+            features: Some("mnist-cnn-1".into()),
+            samples: 10_000,
+            real: Some(9_000),
+        };
+        let expected =
+            "Frechet distance 3.2100 (features: mnist-cnn-1, 10000 against 9000 samples)";
+        assert_eq!(score.to_string(), expected);
+        assert_eq!(score.name(), "frechet_distance (mnist-cnn-1)");
+        let own = Score { deviation: Some(0.25), features: None, real: None, ..score };
+        assert_eq!(own.to_string(), "Frechet distance 3.2100 +- 0.2500 (10000 samples)");
+        assert_eq!(own.name(), "frechet_distance");
+    }
+}

@@ -1,0 +1,155 @@
+//! Scores that are measured in the course of a run: they change nothing of it, survive its end, and pick its best checkpoint.
+
+mod support;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use support::bits;
+use wgan::checkpoint::{Best, Checkpoint, Checkpoints};
+use wgan::data::TensorDataset;
+use wgan::history::History;
+use wgan::layers::Activation;
+use wgan::metrics::{KernelDistance, ModeCoverage, Points, Score};
+use wgan::observers::{Every, Scores};
+use wgan::random::Stream;
+use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
+use wgan::{Ema, ModelBuilder, Result, TrainConfig, WganTrainer};
+
+const STEPS: u64 = 9;
+const SAMPLES: usize = 300;
+
+/// Two far modes on a line.
+fn data() -> TensorDataset {
+    let noise = Stream::new(5, "data", 0).normal((256, 1), DType::F32, &Device::Cpu).unwrap();
+    let side = Tensor::arange(0f32, 256.0, &Device::Cpu).unwrap();
+    let side = ((side / 128.0).unwrap().floor().unwrap() * 8.0).unwrap().reshape((256, 1)).unwrap();
+    TensorDataset::new(((noise * 0.5).unwrap() + side).unwrap()).unwrap()
+}
+
+fn trainer() -> Result<WganTrainer<MlpGenerator, MlpCritic>> {
+    let build = ModelBuilder::new(3);
+    let generator = build.generator(|vb| {
+        let config = MlpGeneratorConfig {
+            latent_dim: 2,
+            hidden: vec![16, 16],
+            sample_shape: vec![1],
+            output_activation: Activation::Identity,
+            ..Default::default()
+        };
+        MlpGenerator::new(config, vb)
+    })?;
+    let critic = build.critic(|vb| {
+        let config =
+            MlpCriticConfig { sample_shape: vec![1], hidden: vec![16], ..Default::default() };
+        MlpCritic::new(config, vb)
+    })?;
+    let config = TrainConfig {
+        batch_size: 16,
+        n_critic: 2,
+        ema: Some(Ema::new(0.5)),
+        seed: 3,
+        ..TrainConfig::wgan_gp()
+    };
+    WganTrainer::new(generator, critic, config)
+}
+
+fn scores(folder: &Path) -> Scores {
+    let real = Points::from_tensor(data().samples()).unwrap();
+    let centres = Points::new(vec![0.0, 8.0], 1).unwrap();
+    let kernel = KernelDistance { subsets: 3, subset_size: 50, ..Default::default() };
+    Scores::new(folder, SAMPLES, 7, move |samples| {
+        let batches = samples.collect::<Result<Vec<_>>>()?;
+        let points = Points::from_tensor(&Tensor::cat(&batches, 0)?)?;
+        let estimate = kernel.between(&real, &points)?;
+        let mut scores =
+            ModeCoverage::of_mixture(&points, &centres, 0.5)?.scores(points.len(), None);
+        scores.push(Score {
+            measure: "kernel_distance".into(),
+            value: estimate.mean,
+            deviation: Some(estimate.deviation),
+            features: Some("the samples themselves".into()),
+            samples: points.len(),
+            real: Some(real.len()),
+        });
+        Ok(scores)
+    })
+}
+
+const KERNEL: &str = "kernel_distance (the samples themselves)";
+
+/// The history without the clock.
+fn timeless(history: &History) -> String {
+    let mut history = history.clone();
+    history.iter_mut().for_each(|record| record.seconds = 0.0);
+    format!("{history:?}")
+}
+
+#[test]
+fn a_run_with_scores_is_the_run_without() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut plain, data) = (trainer()?, data());
+    let mut scored = trainer()?.observe(Every::Steps(3), scores(folder.path()));
+    let without = plain.fit_until(&data, STEPS + 1)?;
+    let with = scored.fit_until(&data, STEPS + 1)?;
+    assert_eq!(bits(plain.generator().parameters()), bits(scored.generator().parameters()));
+    assert_eq!(bits(plain.critic().parameters()), bits(scored.critic().parameters()));
+    assert_eq!(bits(plain.average().unwrap()), bits(scored.average().unwrap()));
+    let unscored: History = (with.iter().cloned())
+        .map(|record| wgan::history::Record { scores: Default::default(), ..record })
+        .collect();
+    assert_eq!(timeless(&unscored), timeless(&without));
+    // At the interval, and at the end.
+    let measured = with.iter().filter(|record| !record.scores.is_empty());
+    assert_eq!(measured.map(|record| record.step).collect::<Vec<_>>(), [3, 6, 9, 10]);
+    let names: Vec<_> = with[2].scores.keys().map(String::as_str).collect();
+    assert_eq!(names, ["high_quality_share", KERNEL, "modes", "reverse_kl"]);
+    assert_ne!(with[2].scores[KERNEL], with[5].scores[KERNEL]);
+    let text = std::fs::read_to_string(folder.path().join("scores.csv")).unwrap();
+    assert_eq!(text.lines().count(), 1 + 4 * 4);
+    Ok(())
+}
+
+#[test]
+fn a_score_picks_the_best_checkpoint_and_survives_a_resume() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data();
+    let run = |name: &str| -> Result<WganTrainer<_, _>> {
+        let folder = folder.path().join(name);
+        let checkpoints = Checkpoints::new(folder.join("checkpoints"))
+            .every_steps(3)
+            .keep(1)
+            .keep_best(Best::highest_score(KERNEL));
+        Ok(trainer()?.observe(Every::Steps(3), scores(&folder)).with_checkpoints(checkpoints))
+    };
+    let mut whole = run("whole")?;
+    let history = whole.fit_until(&data, STEPS)?;
+
+    run("pieces")?.fit_until(&data, 6)?;
+    let mut resumed = run("pieces")?;
+    assert_eq!(resumed.resume()?.expect("a checkpoint").step, 6);
+    resumed.fit_until(&data, STEPS)?;
+
+    assert_eq!(bits(whole.generator().parameters()), bits(resumed.generator().parameters()));
+    let path = |run: &str, step: u64| {
+        folder.path().join(format!("{run}/checkpoints/checkpoint-{step:06}.safetensors"))
+    };
+    let read = |run: &str| Checkpoint::read(path(run, STEPS));
+    assert_eq!(timeless(read("whole")?.history()), timeless(read("pieces")?.history()));
+    assert_eq!(timeless(read("whole")?.history()), timeless(&history));
+    let csv =
+        |run: &str| std::fs::read_to_string(folder.path().join(run).join("scores.csv")).unwrap();
+    assert_eq!(csv("whole"), csv("pieces"));
+
+    // The first steps are the worst.
+    let best = (history.iter().filter(|record| record.scores.contains_key(KERNEL)))
+        .max_by(|a, b| a.scores[KERNEL].total_cmp(&b.scores[KERNEL]));
+    let best = best.expect("scores").step;
+    assert!(best < STEPS, "it would be kept as the newest");
+    for (run, trainer) in [("whole", &whole), ("pieces", &resumed)] {
+        let checkpoints = trainer.checkpoints().expect("checkpoints");
+        assert_eq!(checkpoints.best(), Some(path(run, best)));
+        assert!(path(run, best).is_file() && path(run, STEPS).is_file());
+    }
+    Ok(())
+}
