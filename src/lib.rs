@@ -108,6 +108,6 @@ pub use second_order::Traced;
 pub use trainer::{CriticReport, GeneratorReport, WganTrainer};
 
 /// The README's code, compiled by `cargo test`.
-#[cfg(all(doctest, feature = "report", feature = "idx"))]
+#[cfg(all(doctest, feature = "report", feature = "idx", feature = "metrics"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
