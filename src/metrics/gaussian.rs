@@ -135,14 +135,8 @@ impl Gaussian {
     /// [`Error::Shape`] for distributions of different dimensions; [`Error::InvalidConfig`] for a covariance with a negative
     /// eigenvalue; [`Error::NonFiniteData`] where the figure overflows.
     pub fn frechet_distance(&self, other: &Self) -> Result<f64> {
+        self.check_dims(other)?;
         let dims = self.dims();
-        if other.dims() != dims {
-            return Err(Error::Shape {
-                what: "the other normal distribution".into(),
-                got: vec![other.dims()],
-                expected: format!("{dims} dimensions, as the first"),
-            });
-        }
         self.warn_if_singular();
         other.warn_if_singular();
         let (left, right) = rayon::join(|| self.root(), || other.root());
@@ -163,11 +157,22 @@ impl Gaussian {
         Ok(distance.max(0.0))
     }
 
+    pub(super) fn check_dims(&self, other: &Self) -> Result<()> {
+        if other.dims() == self.dims() {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            what: "the other normal distribution".into(),
+            got: vec![other.dims()],
+            expected: format!("{} dimensions, as the first", self.dims()),
+        })
+    }
+
     fn trace(&self) -> f64 {
         self.covariance.iter().step_by(self.dims() + 1).sum()
     }
 
-    fn root(&self) -> Result<super::eigen::Root> {
+    pub(super) fn root(&self) -> Result<super::eigen::Root> {
         let rank = self.samples.map_or(usize::MAX, |samples| samples - 1);
         root(&self.covariance, self.dims(), rank)
     }

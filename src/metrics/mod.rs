@@ -8,6 +8,9 @@
 //! | are they good, and do they show all that there is? | [`precision_recall`], [`density_coverage`] |
 //! | how many modes do they show? | [`ModeCoverage`] |
 //! | do they differ from each other? | [`MsSsim::of_pairs`] |
+//! | how far is one set of points from another? | [`transport`]: Wasserstein distances, exact, sliced and entropic |
+//! | how far is one histogram from another? | [`divergence`]: Kullback-Leibler, Jensen-Shannon, total variation |
+//! | how far is one normal distribution from another? | [`Gaussian`], in closed form |
 //!
 //! The networks are [`Features`]: one that comes with the crate, for digits, and Inception-v3 of the standard Fréchet
 //! Inception distance, whose weights come in a file. Every [`Score`] names its network, as figures of two networks do not
@@ -22,6 +25,8 @@ mod eigen;
 mod features;
 #[cfg(feature = "metrics")]
 mod gaussian;
+#[cfg(feature = "metrics")]
+mod gaussian_distances;
 mod inception;
 mod inception_score;
 mod kernel_distance;
