@@ -95,8 +95,8 @@ fn a_run_with_scores_is_the_run_without() -> Result<()> {
     assert_eq!(bits(plain.generator().parameters()), bits(scored.generator().parameters()));
     assert_eq!(bits(plain.critic().parameters()), bits(scored.critic().parameters()));
     assert_eq!(bits(plain.average().unwrap()), bits(scored.average().unwrap()));
-    let unscored: History = (with.iter().cloned())
-        .map(|record| wgan::history::Record { scores: Default::default(), ..record })
+    let unscored: History = (with.iter())
+        .map(|record| wgan::history::Record { scores: Default::default(), ..record.clone() })
         .collect();
     assert_eq!(timeless(&unscored), timeless(&without));
     // At the interval, and at the end.
