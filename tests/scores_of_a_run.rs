@@ -119,7 +119,7 @@ fn a_score_picks_the_best_checkpoint_and_survives_a_resume() -> Result<()> {
         let checkpoints = Checkpoints::new(folder.join("checkpoints"))
             .every_steps(3)
             .keep(1)
-            .keep_best(Best::highest_score(KERNEL));
+            .keep_best(Best::lowest_score(KERNEL));
         Ok(trainer()?.observe(Every::Steps(3), scores(&folder)).with_checkpoints(checkpoints))
     };
     let mut whole = run("whole")?;
@@ -141,9 +141,8 @@ fn a_score_picks_the_best_checkpoint_and_survives_a_resume() -> Result<()> {
         |run: &str| std::fs::read_to_string(folder.path().join(run).join("scores.csv")).unwrap();
     assert_eq!(csv("whole"), csv("pieces"));
 
-    // The first steps are the worst.
     let best = (history.iter().filter(|record| record.scores.contains_key(KERNEL)))
-        .max_by(|a, b| a.scores[KERNEL].total_cmp(&b.scores[KERNEL]));
+        .min_by(|a, b| a.scores[KERNEL].total_cmp(&b.scores[KERNEL]));
     let best = best.expect("scores").step;
     assert!(best < STEPS, "it would be kept as the newest");
     for (run, trainer) in [("whole", &whole), ("pieces", &resumed)] {

@@ -90,10 +90,14 @@ def images(name, height, width):
 def similarity():
     x, noise = images("metrics/images", 165, 171), images("metrics/noise", 165, 171)
     y = 0.8 * x + 0.2 * noise
+    # The package makes its window in float32.
+    window = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
+    window = (window / window.sum()).repeat(3, 1, 1, 1)
+    settings = {"data_range": 2.0, "size_average": False, "win": window}
     small, other = x[:, :, :21, :24], y[:, :, :21, :24]
     return {
-        "ms_ssim_5": pytorch_msssim.ms_ssim(x, y, data_range=2.0, size_average=False).tolist(),
-        "ms_ssim_1": pytorch_msssim.ssim(small, other, data_range=2.0, size_average=False, nonnegative_ssim=True).tolist(),
+        "ms_ssim_5": pytorch_msssim.ms_ssim(x, y, **settings).tolist(),
+        "ms_ssim_1": pytorch_msssim.ssim(small, other, nonnegative_ssim=True, **settings).tolist(),
     }
 
 

@@ -39,7 +39,7 @@ const CLASSES: usize = 1008;
 /// - class probabilities are made without the last layer's bias.
 ///
 /// Images are `(batch, 1 or 3, height, width)` from -1 to 1, of any size; they are rounded to 256 levels, as they would be in
-/// files, and one channel stands for three equal ones. Figures come out in the order of the channels red, green, blue.
+/// files. Channels are red, green and blue; a single one stands for three that are equal.
 ///
 /// ```no_run
 /// use wgan::metrics::{Features, Inception};

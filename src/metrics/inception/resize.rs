@@ -1,6 +1,6 @@
 //! Images of any size brought to one, as TensorFlow 1 did it.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
 
@@ -15,26 +15,28 @@ fn along(x: &Tensor, dim: usize, side: usize) -> Result<Tensor> {
     if size == side {
         return Ok(x.clone());
     }
-    // In f32, where the original computed them: which two pixels it is depends on the rounding.
-    let places: Vec<f32> =
-        (0..side).map(|i| i as f32 * (size as f64 / side as f64) as f32).collect();
+    // As rounded as the original computed them: which two pixels it is depends on it.
+    let scale = (size as f64 / side as f64) as f32;
+    let place = |i: usize| match x.dtype() {
+        DType::F64 => i as f64 * f64::from(scale),
+        _ => f64::from(i as f32 * scale),
+    };
     let at = |offset: usize| -> Result<Tensor> {
-        let indices = places.iter().map(|&place| (place as usize + offset).min(size - 1) as u32);
+        let indices = (0..side).map(|i| (place(i) as usize + offset).min(size - 1) as u32);
         let indices = Tensor::from_iter(indices, x.device())?;
         Ok(x.contiguous()?.index_select(&indices, dim)?)
     };
-    let share = Tensor::from_iter(places.iter().map(|place| place.fract()), x.device())?;
+    let share: Vec<f64> = (0..side).map(|i| place(i).fract()).collect();
+    let share = Tensor::new(share, &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())?;
     let mut shape = [1; 4];
     shape[dim] = side;
-    let share = share.to_dtype(DType::F32)?.to_dtype(x.dtype())?.reshape(&shape)?;
+    let share = share.reshape(&shape)?;
     let (before, after) = (at(0)?, at(1)?);
     Ok((&before + (after - &before)?.broadcast_mul(&share)?)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     #[test]
