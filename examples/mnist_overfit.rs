@@ -9,7 +9,7 @@
 //! steps (1e-3 and 350 with `--quick`). Held out are the last 1,000 of the 60,000 training digits: the test set is of other
 //! writers, and its first half easier. Beside it the same run on the first 50,000 digits, on which the two losses stay together.
 //!
-//! `cargo run --example mnist_overfit` takes some five minutes on two cores, `--quick` one.
+//! `cargo run --example mnist_overfit` takes some five minutes on two cores, `--quick` about one.
 
 #[path = "common/experiment.rs"]
 mod experiment;
