@@ -62,8 +62,8 @@ struct Results<'a, S, M> {
 pub struct Experiment<'a> {
     name: &'static str,
     flags: &'a Flags,
-    /// No other run may write into the folder meanwhile.
-    folder: FolderLock,
+    /// Where the results go. No other run may write there meanwhile.
+    pub folder: FolderLock,
 }
 
 impl<'a> Experiment<'a> {

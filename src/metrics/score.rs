@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::ModeCoverage;
 
 /// One figure of sample quality, which prints with all that it depends on:
 /// `Frechet distance 3.2100 (features: mnist-cnn-1, 10000 against 10000 samples)`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// What it is, such as `frechet_distance`.
     pub measure: String,
