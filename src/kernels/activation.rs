@@ -1,7 +1,7 @@
 //! Activation functions with their first and second derivatives, elementwise.
 
 use super::parallel::for_each_chunk;
-use super::{CHUNK, Real};
+use super::{CHUNK, Real, vectorised};
 
 /// A scalar function that is applied to each element of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -136,67 +136,58 @@ fn exp_m1(x: f64) -> f64 {
 
 /// The derivative of `function` of this order at each of `x`.
 pub(crate) fn map<T: Real>(function: Function, order: u8, x: &[T]) -> Vec<T> {
-    let mut out = vec![T::zero(); x.len()];
-    for_each_chunk(&mut out, CHUNK, |offset, out| {
-        let pairs = out.iter_mut().zip(&x[offset..]);
-        match (function, order) {
-            // The hot ones, without branches, so that they vectorise.
-            (Function::LeakyRelu { slope }, 0) if slope > 0.0 && slope < 1.0 => {
-                let slope = <T as candle_core::WithDType>::from_f64(slope);
-                pulp::Arch::new().dispatch(|| {
-                    for (out, &x) in pairs {
-                        *out = if x > T::zero() { x } else { slope * x };
-                    }
-                });
-            }
-            // NaN stays NaN, and minus infinity becomes 0.
-            (Function::LeakyRelu { slope: 0.0 }, 0) => pulp::Arch::new().dispatch(|| {
-                for (out, &x) in pairs {
-                    *out = if x <= T::zero() { T::zero() } else { x };
-                }
-            }),
-            (Function::Tanh, 0) => pulp::Arch::new().dispatch(|| {
-                for (out, &x) in pairs {
-                    *out = tanh(x);
-                }
-            }),
-            _ => {
-                for (out, &x) in pairs {
-                    *out = function.derivative(order, x);
-                }
-            }
+    // The hot ones, without branches, so that they vectorise.
+    match (function, order) {
+        (Function::LeakyRelu { slope }, 0) if slope > 0.0 && slope < 1.0 => {
+            let slope = <T as candle_core::WithDType>::from_f64(slope);
+            each(x, move |x| if x > T::zero() { x } else { slope * x })
         }
-    });
-    out
+        // NaN stays NaN, and minus infinity becomes 0.
+        (Function::LeakyRelu { slope: 0.0 }, 0) => {
+            each(x, |x| if x <= T::zero() { T::zero() } else { x })
+        }
+        (Function::Tanh, 0) => each(x, tanh),
+        _ => each(x, move |x| function.derivative(order, x)),
+    }
 }
 
 /// `gradient * (x > 0 ? 1 : slope)`: the product of a gradient with the derivative of a leaky ReLU.
 pub(crate) fn gate<T: Real>(slope: f64, gradient: &[T], x: &[T]) -> Vec<T> {
-    assert_eq!(gradient.len(), x.len(), "a gradient for each element");
     let slope = <T as candle_core::WithDType>::from_f64(slope);
-    let mut out = vec![T::zero(); x.len()];
-    for_each_chunk(&mut out, CHUNK, |offset, out| {
-        let pairs = gradient[offset..].iter().zip(&x[offset..]);
-        pulp::Arch::new().dispatch(|| {
-            for (out, (&gradient, &x)) in out.iter_mut().zip(pairs) {
-                *out = gradient * if x > T::zero() { T::one() } else { slope };
-            }
-        });
-    });
-    out
+    each_pair(gradient, x, move |gradient, x| {
+        gradient * if x > T::zero() { T::one() } else { slope }
+    })
 }
 
 /// `gradient * (1 - y^2)`: the product of a gradient with the derivative of a tanh that gave `y`.
 pub(crate) fn tanh_gradient<T: Real>(gradient: &[T], y: &[T]) -> Vec<T> {
-    assert_eq!(gradient.len(), y.len(), "a gradient for each element");
-    let mut out = vec![T::zero(); y.len()];
+    each_pair(gradient, y, |gradient, y| gradient * (T::one() - y * y))
+}
+
+/// What `f` makes of each element.
+fn each<T: Real>(x: &[T], f: impl Fn(T) -> T + Copy + Sync) -> Vec<T> {
+    let mut out = vec![T::zero(); x.len()];
     for_each_chunk(&mut out, CHUNK, |offset, out| {
-        let pairs = gradient[offset..].iter().zip(&y[offset..]);
-        pulp::Arch::new().dispatch(|| {
-            for (out, (&gradient, &y)) in out.iter_mut().zip(pairs) {
-                *out = gradient * (T::one() - y * y);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            move || out.iter_mut().zip(&x[offset..]).for_each(|(out, &x)| *out = f(x)),
+        );
+    });
+    out
+}
+
+/// What `f` makes of the elements at each place.
+fn each_pair<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy + Sync) -> Vec<T> {
+    assert_eq!(a.len(), b.len(), "as many elements of each");
+    let mut out = vec![T::zero(); a.len()];
+    for_each_chunk(&mut out, CHUNK, |offset, out| {
+        vectorised(
+            #[inline(always)]
+            move || {
+                let pairs = a[offset..].iter().zip(&b[offset..]);
+                out.iter_mut().zip(pairs).for_each(|(out, (&a, &b))| *out = f(a, b));
+            },
+        );
     });
     out
 }

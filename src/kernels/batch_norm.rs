@@ -7,8 +7,8 @@ use super::channels::{Extent, map, sums};
 pub(crate) fn statistics<T: Real>(extent: Extent, x: &[T]) -> (Vec<f64>, Vec<f64>) {
     let count = extent.count() as f64;
     let means = |sums: Vec<[f64; 1]>| sums.into_iter().map(|[sum]| sum / count).collect();
-    let mean: Vec<f64> = means(sums(extent, [x], |_, x| x));
-    let variance = means(sums(extent, [x], |c, [x]| [(x - mean[c]) * (x - mean[c])]));
+    let mean: Vec<f64> = means(sums(extent, [x], [], |x, []| x));
+    let variance = means(sums(extent, [x], [&mean], |[x], [mean]| [(x - mean) * (x - mean)]));
     (mean, variance)
 }
 
@@ -30,24 +30,20 @@ pub(crate) fn backward<T: Real>(
 ) -> Gradients<T> {
     let real = <T as candle_core::WithDType>::from_f64;
     let count = extent.count() as f64;
-    let sums =
-        sums(extent, [x, gradient], |c, [x, g]| [g, g * (x - mean[c]) * inverse_deviation[c]]);
+    let numbers = [mean, inverse_deviation];
+    let sums = sums(extent, [x, gradient], numbers, |[x, g], [mean, s]| [g, g * (x - mean) * s]);
     // dx = w s (g - mean(g) - xhat mean(g xhat)) = a g + b x + d for each channel.
-    let coefficients: Vec<(T, T, T)> = sums
-        .iter()
-        .enumerate()
-        .map(|(c, &[g, g_xhat])| {
-            let s = inverse_deviation[c];
-            let a = candle_core::WithDType::to_f64(weight[c]) * s;
-            let b = -a * s * g_xhat / count;
-            (real(a), real(b), real(-a * g / count - b * mean[c]))
-        })
-        .collect();
+    let mut coefficients = [(); 3].map(|()| Vec::with_capacity(sums.len()));
+    for (c, &[g, g_xhat]) in sums.iter().enumerate() {
+        let s = inverse_deviation[c];
+        let a = candle_core::WithDType::to_f64(weight[c]) * s;
+        let b = -a * s * g_xhat / count;
+        let d = -a * g / count - b * mean[c];
+        coefficients.iter_mut().zip([a, b, d]).for_each(|(all, one)| all.push(real(one)));
+    }
+    let coefficients = coefficients.each_ref().map(Vec::as_slice);
     Gradients {
-        x: map(extent, [x, gradient], |c, [x, g]| {
-            let (a, b, d) = coefficients[c];
-            a * g + b * x + d
-        }),
+        x: map(extent, [x, gradient], coefficients, |[x, g], [a, b, d]| a * g + b * x + d),
         weight: sums.iter().map(|sum| real(sum[1])).collect(),
         bias: sums.iter().map(|sum| real(sum[0])).collect(),
     }

@@ -4,7 +4,7 @@ use candle_core::WithDType;
 
 use super::parallel::{SERIAL, Shared, for_each_chunk, tasks};
 use super::rows::row_sums;
-use super::{CHUNK, Real};
+use super::{CHUNK, Real, vectorised};
 
 /// How a tensor is laid out around its channels: element `(n, c, p)` stands at `(n * channels + c) * positions + p`.
 #[derive(Debug, Clone, Copy)]
@@ -21,36 +21,44 @@ impl Extent {
     }
 }
 
-/// For each channel the sums over the batch and the positions of what `f` makes of the elements at one place.
+/// For each channel the sums over the batch and the positions of what `f` makes of the elements at one place and of the
+/// channel's own numbers.
 ///
 /// They are taken in `f64`, each channel by one task, the samples from first to last.
-pub(super) fn sums<T: Real, const INPUTS: usize, const SUMS: usize>(
+pub(super) fn sums<T: Real, const INPUTS: usize, const NUMBERS: usize, const SUMS: usize>(
     extent: Extent,
     inputs: [&[T]; INPUTS],
-    f: impl Fn(usize, [f64; INPUTS]) -> [f64; SUMS] + Sync,
+    numbers: [&[f64]; NUMBERS],
+    f: impl Fn([f64; INPUTS], [f64; NUMBERS]) -> [f64; SUMS] + Sync,
 ) -> Vec<[f64; SUMS]> {
     /// The most channels that one task takes.
     const CHANNELS: usize = 64;
     let Extent { batch, channels, positions } = extent;
-    let len = batch * channels * positions;
+    let (len, f) = (batch * channels * positions, &f);
     assert!(inputs.iter().all(|input| input.len() == len), "tensors of {extent:?}");
     let mut sums = vec![[0.0; SUMS]; channels];
     let add = |first: usize, sums: &mut [[f64; SUMS]]| {
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
+                let count = sums.len();
+                let numbers = numbers.map(|numbers| &numbers[first..][..count]);
                 for n in 0..batch {
                     let start = (n * channels + first) * positions;
-                    let inputs = inputs.map(|input| &input[start..][..sums.len() * positions]);
-                    for (c, sums) in sums.iter_mut().enumerate() {
-                        let terms = if positions == 1 {
-                            // Channels side by side are what a vector is made of.
-                            f(first + c, inputs.map(|input| WithDType::to_f64(input[c])))
-                        } else {
+                    let inputs = inputs.map(|input| &input[start..][..count * positions]);
+                    if positions == 1 {
+                        // Channels side by side are what a vector is made of.
+                        let inputs = inputs.map(|input| &input[..count]);
+                        for c in 0..count {
+                            let terms = inputs.map(|input| WithDType::to_f64(input[c]));
+                            add_up(&mut sums[c], f(terms, numbers.map(|numbers| numbers[c])));
+                        }
+                    } else {
+                        for c in 0..count {
+                            let numbers = numbers.map(|numbers| numbers[c]);
                             let rows = inputs.map(|input| &input[c * positions..][..positions]);
-                            row_sums(rows, |terms| f(first + c, terms))
-                        };
-                        sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+                            add_up(&mut sums[c], row_sums(rows, |terms| f(terms, numbers)));
+                        }
                     }
                 }
             },
@@ -66,11 +74,17 @@ pub(super) fn sums<T: Real, const INPUTS: usize, const SUMS: usize>(
     sums
 }
 
-/// What `f` makes of the elements at one place, given the channel.
-pub(super) fn map<T: Real, const INPUTS: usize>(
+#[inline(always)]
+fn add_up<const SUMS: usize>(sums: &mut [f64; SUMS], terms: [f64; SUMS]) {
+    sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+}
+
+/// What `f` makes of the elements at one place and of the channel's own numbers.
+pub(super) fn map<T: Real, const INPUTS: usize, const NUMBERS: usize>(
     extent: Extent,
     inputs: [&[T]; INPUTS],
-    f: impl Fn(usize, [T; INPUTS]) -> T + Sync,
+    numbers: [&[T]; NUMBERS],
+    f: impl Fn([T; INPUTS], [T; NUMBERS]) -> T + Copy + Sync,
 ) -> Vec<T> {
     let Extent { batch, channels, positions } = extent;
     let len = batch * channels * positions;
@@ -82,19 +96,22 @@ pub(super) fn map<T: Real, const INPUTS: usize>(
     // A piece holds whole rows: of one channel's positions, or, where that would be one, of all channels.
     let row = if positions == 1 { channels } else { positions };
     for_each_chunk(&mut out, row * (CHUNK / row).max(1), |offset, out| {
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
+                let numbers = numbers.map(|numbers| &numbers[..channels]);
                 for (i, out) in out.chunks_exact_mut(row).enumerate() {
                     let inputs = inputs.map(|input| &input[offset + i * row..][..row]);
-                    let channel = (offset / row + i) % channels;
                     if positions == 1 {
-                        for (c, out) in out.iter_mut().enumerate() {
-                            *out = f(c, inputs.map(|input| input[c]));
+                        let numbers = numbers.map(|numbers| &numbers[..row]);
+                        for c in 0..row {
+                            out[c] = f(inputs.map(|x| x[c]), numbers.map(|x| x[c]));
                         }
                     } else {
-                        for (p, out) in out.iter_mut().enumerate() {
-                            *out = f(channel, inputs.map(|input| input[p]));
+                        let channel = (offset / row + i) % channels;
+                        let numbers = numbers.map(|numbers| numbers[channel]);
+                        for p in 0..row {
+                            out[p] = f(inputs.map(|x| x[p]), numbers);
                         }
                     }
                 }
@@ -107,19 +124,19 @@ pub(super) fn map<T: Real, const INPUTS: usize>(
 /// `x * weight + bias` by channel; no bias is none.
 pub(crate) fn scale<T: Real>(extent: Extent, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
     match bias {
-        Some(bias) => map(extent, [x], |c, [x]| x * weight[c] + bias[c]),
-        None => map(extent, [x], |c, [x]| x * weight[c]),
+        Some(bias) => map(extent, [x], [weight, bias], |[x], [weight, bias]| x * weight + bias),
+        None => map(extent, [x], [weight], |[x], [weight]| x * weight),
     }
 }
 
 /// The sum of each channel.
 pub(crate) fn totals<T: Real>(extent: Extent, x: &[T]) -> Vec<T> {
-    rounded(sums(extent, [x], |_, x| x))
+    rounded(sums(extent, [x], [], |x, []| x))
 }
 
 /// The sum of `a * b` over each channel.
 pub(crate) fn products<T: Real>(extent: Extent, a: &[T], b: &[T]) -> Vec<T> {
-    rounded(sums(extent, [a, b], |_, [a, b]| [a * b]))
+    rounded(sums(extent, [a, b], [], |[a, b], []| [a * b]))
 }
 
 fn rounded<T: Real>(sums: Vec<[f64; 1]>) -> Vec<T> {

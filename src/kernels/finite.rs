@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::parallel::{SERIAL, tasks};
-use super::{CHUNK, Real};
+use super::{CHUNK, Real, vectorised};
 
 /// The first element that is not finite.
 pub(crate) fn first_non_finite<T: Real>(x: &[T]) -> Option<T> {
@@ -18,9 +18,9 @@ pub(crate) fn first_non_finite<T: Real>(x: &[T]) -> Option<T> {
 /// A sum of 0 * x is 0 unless something is not finite, and vectorises where a search with an early end would not.
 fn is_finite<T: Real>(x: &[T]) -> bool {
     const LANES: usize = 64;
-    pulp::Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
-        || {
+        move || {
             let mut sums = [T::zero(); LANES];
             let (pieces, rest) = x.as_chunks::<LANES>();
             for piece in pieces {

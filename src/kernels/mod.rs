@@ -32,6 +32,28 @@ impl Real for f64 {}
 /// Elements that one task of a parallel elementwise kernel takes: they fit the first level of the cache.
 const CHUNK: usize = 16 * 1024;
 
+/// Runs a plain loop, compiled for the widest vectors of the machine.
+///
+/// The closure is to be `#[inline(always)] move`. What is called here is then its own body, which takes over the instructions of
+/// its caller: called as `FnOnce` it would come wrapped in a function of the compiler's, which a long body makes too long to be
+/// inlined, and which is then compiled for the oldest machine. And what it captures is its own: behind a reference the compiler
+/// has to read it anew after each element that is written.
+#[inline(always)]
+pub(crate) fn vectorised<R>(work: impl FnMut() -> R) -> R {
+    struct Work<F>(F);
+
+    impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn with_simd<S: pulp::Simd>(mut self, _simd: S) -> R {
+            (self.0)()
+        }
+    }
+
+    pulp::Arch::new().dispatch(Work(work))
+}
+
 /// The elements of a contiguous tensor.
 pub(crate) fn slice<'a, T: WithDType>(
     storage: &'a CpuStorage,

@@ -5,8 +5,8 @@
 
 use candle_core::WithDType;
 
-use super::Real;
 use super::parallel::{for_each_chunk, for_each_chunk_of};
+use super::{Real, vectorised};
 
 /// Partial sums of a row, so that the loop over it vectorises.
 const LANES: usize = 16;
@@ -49,9 +49,9 @@ pub(crate) fn standardise<T: Real>(x: &[T], size: usize, eps: f64) -> (Vec<T>, V
     let mut out = vec![T::zero(); x.len()];
     let mut scales = vec![T::zero(); x.len() / size.max(1)];
     let work = |x: &[T], out: &mut [T], scale: &mut T| {
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
                 let count = size as f64;
                 let mean = row_sums([x], |[x]| [x])[0] / count;
                 let variance = row_sums([x], |[x]| [(x - mean) * (x - mean)])[0] / count;
@@ -86,9 +86,9 @@ pub(crate) fn standardise_gradient<T: Real>(
     for_each_chunk(&mut out, size, |offset, out| {
         let (g, y) = (&gradient[offset..][..size], &y[offset..][..size]);
         let scale = scales[offset / size];
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
                 let [mean, along] = row_sums([g, y], |[g, y]| [g, g * y]).map(|s| s / size as f64);
                 let (mean, along) = (real(mean), real(along));
                 for (out, (&g, &y)) in out.iter_mut().zip(g.iter().zip(y)) {
@@ -117,9 +117,9 @@ pub(crate) fn standardise_second<T: Real>(
     for_each_chunk(&mut out, size, |offset, out| {
         let [u, g, y] = [u, gradient, y].map(|x| &x[offset..][..size]);
         let scale = scales[offset / size];
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
                 let sums = row_sums([u, g, y], |[u, g, y]| [u, g, u * g, u * y, g * y]);
                 let [mean_u, mean_g, ug, p, q] = sums.map(|sum| sum / size as f64);
                 let for_y = real(3.0 * p * q + mean_u * mean_g - ug);

@@ -1,6 +1,6 @@
 //! A matrix transposed in memory.
 
-use super::Real;
+use super::{Real, vectorised};
 
 /// Side of a block that is turned in registers.
 const BLOCK: usize = 8;
@@ -25,9 +25,9 @@ pub(crate) fn turn<T: Real>(
         matrix.len(),
         out.len()
     );
-    pulp::Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
-        || {
+        move || {
             for top in (0..rows).step_by(BLOCK) {
                 for left in (0..columns).step_by(BLOCK) {
                     if top + BLOCK <= rows && left + BLOCK <= columns {

@@ -6,7 +6,7 @@ use candle_core::WithDType;
 use num_traits::Float;
 
 use super::parallel::for_each_chunk_of;
-use super::{CHUNK, Real};
+use super::{CHUNK, Real, vectorised};
 
 /// What a [`Formula`] is written in: a number, or something that stands for a tensor of them.
 pub(crate) trait Number:
@@ -52,7 +52,7 @@ impl<T: Real> Number for T {
 }
 
 /// What becomes of one element of each target, given those of the sources at the same place.
-pub(crate) trait Formula<const TARGETS: usize, const SOURCES: usize>: Sync {
+pub(crate) trait Formula<const TARGETS: usize, const SOURCES: usize>: Copy + Sync {
     fn apply<N: Number>(&self, targets: [N; TARGETS], sources: [N; SOURCES]) -> [N; TARGETS];
 }
 
@@ -65,13 +65,13 @@ pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     let len = targets[0].len();
     let lens = targets.iter().map(|target| target.len()).chain(sources.map(<[T]>::len));
     assert!({ lens }.all(|other| other == len), "tensors of different sizes");
-    for_each_chunk_of(targets.map(|target| (target, CHUNK)), |piece, mut targets| {
-        pulp::Arch::new().dispatch(
+    for_each_chunk_of(targets.map(|target| (target, CHUNK)), |number, mut targets| {
+        vectorised(
             #[inline(always)]
-            || {
-                let len = targets[0].len();
+            move || {
+                let (formula, len) = (*formula, targets[0].len());
                 let mut targets = targets.each_mut().map(|target| &mut target[..len]);
-                let sources = sources.map(|source| &source[piece * CHUNK..][..len]);
+                let sources = sources.map(|source| &source[number * CHUNK..][..len]);
                 for i in 0..len {
                     let now = targets.each_ref().map(|target| target[i]);
                     let new = formula.apply(now, sources.map(|source| source[i]));
@@ -88,6 +88,7 @@ mod tests {
     use crate::kernels::parallel::SERIAL;
     use crate::kernels::tests::values;
 
+    #[derive(Clone, Copy)]
     struct Everything;
 
     impl Formula<2, 2> for Everything {

@@ -14,6 +14,7 @@ use crate::kernels::{Real, slice_mut};
 
 /// Clamps each element to `[-bound, bound]`; NaN stays NaN.
 pub(crate) fn clamp(target: &Var, bound: f64) -> Result<()> {
+    #[derive(Clone, Copy)]
     struct Clamp(f64);
 
     impl Formula<1, 0> for Clamp {
@@ -28,6 +29,7 @@ pub(crate) fn clamp(target: &Var, bound: f64) -> Result<()> {
 
 /// `average = decay * average + (1 - decay) * x`
 pub(crate) fn average(average: &Var, x: &Tensor, decay: f64) -> Result<()> {
+    #[derive(Clone, Copy)]
     struct Average(f64);
 
     impl Formula<1, 1> for Average {
@@ -194,6 +196,7 @@ mod tests {
 
     use super::*;
 
+    #[derive(Clone, Copy)]
     struct Both;
 
     impl Formula<2, 2> for Both {

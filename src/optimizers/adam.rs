@@ -72,6 +72,7 @@ impl Optimizer for Adam {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Step {
     /// What decay leaves of the parameter.
     keep: f64,

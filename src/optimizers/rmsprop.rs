@@ -89,6 +89,7 @@ impl Optimizer for RmsProp {
 }
 
 /// The numbers of one update; as a formula that without centring and momentum.
+#[derive(Clone, Copy)]
 struct Step {
     /// What decay leaves of the parameter.
     keep: f64,
@@ -131,6 +132,7 @@ impl Formula<2, 1> for Step {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Centred(Step);
 
 impl Formula<3, 1> for Centred {
@@ -141,6 +143,7 @@ impl Formula<3, 1> for Centred {
     }
 }
 
+#[derive(Clone, Copy)]
 struct WithMomentum(Step);
 
 impl Formula<3, 1> for WithMomentum {
@@ -152,6 +155,7 @@ impl Formula<3, 1> for WithMomentum {
     }
 }
 
+#[derive(Clone, Copy)]
 struct CentredWithMomentum(Step);
 
 impl Formula<4, 1> for CentredWithMomentum {

@@ -72,6 +72,7 @@ impl Optimizer for Sgd {
 }
 
 /// The numbers of one update; as a formula that with momentum for two targets, that without it for one.
+#[derive(Clone, Copy)]
 struct Step {
     /// What decay leaves of the parameter.
     keep: f64,

@@ -7,8 +7,8 @@
 //! that what a tap meets along a row of the map lies side by side in one plane, and rows are copied without a question asked.
 
 use super::Convolution;
-use crate::kernels::Real;
 use crate::kernels::scratch::with_scratch;
+use crate::kernels::{Real, vectorised};
 
 /// How the channels of a convolution's images are dealt out to planes.
 #[derive(Debug, Clone)]
@@ -169,9 +169,9 @@ pub(super) fn gather<T: Real>(
         (0..map_height).map(|y| whole(first + y * map_width)).collect();
     let taps = planes.taps.len();
     with_scratch(planes.len(), |buffer: &mut [T]| {
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
                 for (c, channel) in image.chunks_exact(planes.pixels()).enumerate() {
                     planes.deal(channel, buffer);
                     for (tap, &start) in planes.taps.iter().enumerate() {
@@ -207,9 +207,9 @@ pub(super) fn scatter<T: Real>(
 ) {
     let taps = planes.taps.len();
     with_scratch(planes.len(), |buffer: &mut [T]| {
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
                 for (c, channel) in image.chunks_exact_mut(planes.pixels()).enumerate() {
                     buffer.fill(T::zero());
                     for (tap, &start) in planes.taps.iter().enumerate() {

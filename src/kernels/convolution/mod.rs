@@ -18,10 +18,12 @@ mod rows;
 
 pub(crate) use geometry::{Convolution, Geometry};
 
+use std::ops::Range;
+
 use super::Real;
 use super::matmul::{
-    Left, Matrix, Panels, ROWS, Rows, Tile, copy_short, full_width, multiply, pack_left,
-    packed_left_len, panel_width, product, product_nt,
+    Left, Matrix, Panels, Place, ROWS, Receiver, Rows, Tile, copy_short, full_width, multiply,
+    pack_left, packed_left_len, panel_width, product, product_nt,
 };
 use super::parallel::{for_each_chunk, tasks};
 use super::scratch::with_scratch;
@@ -121,31 +123,14 @@ pub(crate) fn forward<T: Real>(
                 let kernel = &kernel[group * outputs * window..][..outputs * window];
                 let left = Left::rows(kernel, outputs, window, window);
                 let right = Panels::new(columns, window, block.width);
+                let maps = &mut *maps;
+                let (outputs, all) = (group * outputs..(group + 1) * outputs, c.outputs);
+                let tiles = 0..outputs.len().div_ceil(ROWS);
                 multiply(
                     left,
-                    0..outputs.div_ceil(ROWS),
+                    tiles,
                     right,
-                    #[inline(always)]
-                    |tile: Tile<'_, T>| {
-                        for (from, len, sample, position) in block.runs(tile.panel, count) {
-                            for (i, values) in tile.values.chunks_exact(block.width).enumerate() {
-                                let output = group * outputs + tile.row + i;
-                                let start = (sample * c.outputs + output) * positions + position;
-                                let (out, values) =
-                                    (&mut maps[start..][..len], &values[from..][..len]);
-                                if !tile.first {
-                                    out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
-                                } else if let Some(bias) = bias {
-                                    let bias = bias[output];
-                                    out.iter_mut()
-                                        .zip(values)
-                                        .for_each(|(out, &x)| *out = x + bias);
-                                } else {
-                                    copy_short(values, out);
-                                }
-                            }
-                        }
-                    },
+                    Maps { block: &block, count, outputs, all, bias, maps },
                 );
             }
         });
@@ -258,16 +243,8 @@ pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: 
                 let segments = (count, positions, c.outputs * positions);
                 let left = Left::segments(maps, outputs, positions, segments);
                 let right = Panels::new(right, inner, width);
-                multiply(
-                    left,
-                    0..outputs.div_ceil(ROWS),
-                    right,
-                    #[inline(always)]
-                    |tile: Tile<'_, T>| {
-                        let out = &mut sum[tile.row * width..][..tile.values.len()];
-                        out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
-                    },
-                );
+                let sum = Sum { elements: &mut *sum, width };
+                multiply(left, 0..outputs.div_ceil(ROWS), right, sum);
             }
         });
     };
@@ -289,6 +266,73 @@ pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: 
         }
     }
     kernel
+}
+
+/// Writes products where they belong in the maps of `count` samples.
+struct Maps<'a, T> {
+    block: &'a Block,
+    count: usize,
+    /// The output channels that are made, of `all`.
+    outputs: Range<usize>,
+    all: usize,
+    bias: Option<&'a [T]>,
+    maps: &'a mut [T],
+}
+
+impl<T: Real> Receiver<T> for Maps<'_, T> {
+    #[inline(always)]
+    fn place(&mut self, row: usize, panel: usize) -> Option<Place<'_, T>> {
+        let &mut Self { block: &Block { positions, width, .. }, ref outputs, .. } = self;
+        let (from, left) = (panel * width, self.count * positions - panel * width);
+        // The panel lies in one sample's map.
+        let whole = from % positions + width <= positions && width <= left;
+        (whole && row + ROWS <= outputs.len() && self.bias.is_none()).then(|| {
+            let channel = from / positions * self.all + outputs.start + row;
+            let maps = &mut self.maps[channel * positions + from % positions..];
+            Place::new(maps, positions, width)
+        })
+    }
+
+    #[inline(always)]
+    fn take(&mut self, tile: Tile<'_, T>) {
+        let (width, positions) = (self.block.width, self.block.positions);
+        for (from, len, sample, position) in self.block.runs(tile.panel, self.count) {
+            for (i, values) in tile.values.chunks_exact(width).enumerate() {
+                let output = self.outputs.start + tile.row + i;
+                let start = (sample * self.all + output) * positions + position;
+                let (out, values) = (&mut self.maps[start..][..len], &values[from..][..len]);
+                if !tile.first {
+                    out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
+                } else if let Some(bias) = self.bias {
+                    let bias = bias[output];
+                    out.iter_mut().zip(values).for_each(|(out, &x)| *out = x + bias);
+                } else {
+                    copy_short(values, out);
+                }
+            }
+        }
+    }
+}
+
+/// Adds products to what is there, one panel wide.
+struct Sum<'a, T> {
+    elements: &'a mut [T],
+    width: usize,
+}
+
+impl<T: Real> Receiver<T> for Sum<'_, T> {
+    #[inline(always)]
+    fn place(&mut self, row: usize, _panel: usize) -> Option<Place<'_, T>> {
+        let rows = &mut self.elements[row * self.width..];
+        let whole = rows.len() >= ROWS * self.width;
+        whole.then(|| Place::new(rows, self.width, self.width).added())
+    }
+
+    #[inline(always)]
+    fn take(&mut self, tile: Tile<'_, T>) {
+        let out = &mut self.elements[tile.row * self.width..][..tile.values.len()];
+        out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
+    }
 }
 
 /// Fills each channel of some samples with its own value.

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::{Convolution, full_width, panel_width};
-use crate::kernels::Real;
 use crate::kernels::scratch::with_scratch;
+use crate::kernels::{Real, vectorised};
 
 /// How a window's elements are dealt out to panels: whole channels each, where a channel's taps fit one.
 pub(super) struct Windows<'a> {
@@ -77,7 +77,7 @@ impl RowPanel<'_> {
                 if !rest.is_empty() {
                     out.chunks_exact_mut(width).for_each(|out| out[rest.clone()].fill(T::zero()));
                 }
-                pulp::Arch::new().dispatch(
+                vectorised(
                     #[inline(always)]
                     || self.copy_runs(&columns, channels.start, padded, buffer, out),
                 );

@@ -8,15 +8,15 @@
 mod tile;
 
 pub(crate) use tile::{
-    Lanes, Left, Panels, ROWS, Rows, Tile, full_width, multiply, pack_left, packed_left_len,
-    panel_width,
+    Lanes, Left, Panels, Place, ROWS, Receiver, Rows, Tile, full_width, multiply, pack_left,
+    packed_left_len, panel_width,
 };
 
 use std::ops::Range;
 
-use super::Real;
 use super::parallel::{Shared, tasks};
 use super::scratch::with_scratch;
+use super::{Real, vectorised};
 
 /// Multiplications below which a product stays on its thread.
 const SERIAL: usize = 1 << 18;
@@ -62,9 +62,9 @@ impl<T: Real> Matrix<'_, T> {
             }
             return;
         }
-        pulp::Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
-            || {
+            move || {
                 for (p, out) in out.chunks_exact_mut(width).enumerate() {
                     let from = &self.elements[p * stride + first..][..count];
                     copy_short(from, out);
@@ -139,31 +139,51 @@ struct Strip<'a, T> {
 
 /// Writes a strip where it belongs in the product, of `columns` columns.
 fn straight<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bias: Option<&[T]>) {
-    let Strip { left, tiles, right, columns: made, width, .. } = strip;
-    let bias = bias.map(|bias| &bias[made.clone()]);
-    multiply(
-        left,
-        tiles,
-        right,
-        #[inline(always)]
-        |tile: Tile<'_, T>| {
-            for (i, values) in tile.values.chunks_exact(width).enumerate() {
-                let start = (tile.row + i) * columns + made.start;
-                let values = &values[..made.len()];
-                if tile.first {
-                    // SAFETY: strips of a product do not overlap, and each is written by the one task that makes it.
-                    unsafe { out.write(start, values) };
-                }
-                // SAFETY: as above; what came first has written it.
-                let out = unsafe { out.slice(start..start + values.len()) };
-                if !tile.first {
-                    out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
-                } else if let Some(bias) = bias {
-                    out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += bias);
-                }
+    let Strip { left, tiles, rows, right, columns: made, width } = strip;
+    multiply(left, tiles, right, Straight { out, columns, end: rows.end, made, width, bias });
+}
+
+/// The columns `made` of the product, of which no other task writes any row before `end`.
+struct Straight<'a, T> {
+    out: &'a Shared<'a, T>,
+    columns: usize,
+    end: usize,
+    made: Range<usize>,
+    width: usize,
+    bias: Option<&'a [T]>,
+}
+
+impl<T: Real> Receiver<T> for Straight<'_, T> {
+    #[inline(always)]
+    fn place(&mut self, row: usize, _panel: usize) -> Option<Place<'_, T>> {
+        let whole = row + ROWS <= self.end && self.made.len() == self.width;
+        (whole && self.bias.is_none()).then(|| {
+            let start = row * self.columns + self.made.start;
+            // SAFETY: strips of a product do not overlap, and each is written by the one task that makes it, the first piece
+            // before another is added.
+            unsafe { Place::shared(self.out, start, self.columns, self.width) }
+        })
+    }
+
+    #[inline(always)]
+    fn take(&mut self, tile: Tile<'_, T>) {
+        for (i, values) in tile.values.chunks_exact(self.width).enumerate() {
+            let start = (tile.row + i) * self.columns + self.made.start;
+            let values = &values[..self.made.len()];
+            if tile.first {
+                // SAFETY: as in `place`.
+                unsafe { self.out.write(start, values) };
             }
-        },
-    );
+            // SAFETY: as in `place`; what came first has written it.
+            let out = unsafe { self.out.slice(start..start + values.len()) };
+            if !tile.first {
+                out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
+            } else if let Some(bias) = self.bias {
+                let bias = &bias[self.made.clone()];
+                out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += bias);
+            }
+        }
+    }
 }
 
 /// Writes a strip of the transposed product where it belongs in the product, of `columns` columns.
@@ -192,7 +212,23 @@ fn for_each_strip<T: Real>(
     right: Matrix<'_, T>,
     make: impl Fn(Strip<'_, T>) + Sync + Send,
 ) {
-    let (rows, inner, columns) = (left.rows, left.columns, right.columns);
+    let (rows, inner) = (left.rows, left.columns);
+    if !left.transposed {
+        return strips(Left::rows(left.elements, rows, inner, inner), rows, right, make);
+    }
+    with_scratch(packed_left_len(rows, inner), |packed: &mut [T]| {
+        pack_left(left.elements, rows, inner, rows, packed);
+        strips(Left::packed(packed, rows, inner), rows, right, make);
+    });
+}
+
+fn strips<T: Real>(
+    left: Left<'_, T>,
+    rows: usize,
+    right: Matrix<'_, T>,
+    make: impl Fn(Strip<'_, T>) + Sync + Send,
+) {
+    let (inner, columns) = (right.rows, right.columns);
     let width = panel_width::<T>(columns);
     let (panels, all_tiles) = (columns.div_ceil(width), rows.div_ceil(ROWS));
     let serial = rows * inner * columns <= SERIAL;
@@ -201,15 +237,6 @@ fn for_each_strip<T: Real>(
     let per_strip = all_tiles.div_ceil(wanted).clamp(1, 32);
     let strips = all_tiles.div_ceil(per_strip);
 
-    let packed_left = left.transposed.then(|| {
-        let mut packed = vec![T::zero(); packed_left_len(rows, inner)];
-        pack_left(left.elements, rows, inner, rows, &mut packed);
-        packed
-    });
-    let left = match &packed_left {
-        Some(packed) => Left::packed(packed, rows, inner),
-        None => Left::rows(left.elements, rows, inner, inner),
-    };
     let strip = |panel: usize, elements: &[T], strip: usize| {
         let tiles = strip * per_strip..all_tiles.min((strip + 1) * per_strip);
         make(Strip {
@@ -223,13 +250,14 @@ fn for_each_strip<T: Real>(
     };
     if wanted > 1 {
         // A panel that more than one task takes is packed once for all of them.
-        let mut packed = vec![T::zero(); panels * inner * width];
-        super::parallel::for_each_chunk(&mut packed, inner * width, |offset, out| {
-            right.pack_panel(offset / (inner * width) * width, width, out);
-        });
-        tasks(serial, panels * strips, |task| {
-            let (panel, i) = (task / strips, task % strips);
-            strip(panel, &packed[panel * inner * width..][..inner * width], i);
+        with_scratch(panels * inner * width, |packed: &mut [T]| {
+            super::parallel::for_each_chunk(packed, inner * width, |offset, out| {
+                right.pack_panel(offset / (inner * width) * width, width, out);
+            });
+            tasks(serial, panels * strips, |task| {
+                let (panel, i) = (task / strips, task % strips);
+                strip(panel, &packed[panel * inner * width..][..inner * width], i);
+            });
         });
     } else {
         tasks(serial, panels, |panel| {

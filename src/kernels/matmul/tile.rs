@@ -6,10 +6,12 @@
 //! Each element of the product is summed from the first inner index to the last, whatever the vectors' length: the same
 //! bytes with AVX2 and AVX-512.
 
+use std::marker::PhantomData;
+
 use pulp::Simd;
 
 use crate::kernels::Real;
-use crate::kernels::parallel::for_each_chunk;
+use crate::kernels::parallel::{Shared, for_each_chunk};
 
 /// Rows of a tile: with four vectors of columns they fill 24 of the 32 registers of AVX-512, and with two 12 of the 16 of
 /// AVX2.
@@ -21,17 +23,21 @@ const GO: usize = 256;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Asks for a line of memory without waiting for it; the address may be any.
+/// Asks for a line of memory, to be read or to be written, without waiting for it; the address may be any.
 #[inline(always)]
-fn prefetch<T>(address: *const T) {
+fn prefetch<T>(address: *const T, to_write: bool) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has the instruction; it reads nothing, and takes an address that is nobody's.
+    // SAFETY: every x86-64 has the instructions, or takes them for none; they read nothing, and an address that is nobody's
+    // will do.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        match to_write {
+            true => _mm_prefetch::<_MM_HINT_ET0>(address.cast()),
+            false => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+    let _ = (address, to_write);
 }
 
 /// The vector instructions that a tile needs, for `f32` and `f64`.
@@ -216,25 +222,53 @@ pub(crate) struct Tile<'a, T> {
     pub(crate) first: bool,
 }
 
-/// What becomes of the pieces of a product, whose order is that of the inner index.
-pub(crate) trait Receiver<T> {
-    /// Memory for the values of whole rows `row..row + ROWS` in this panel, each row so many elements after the one before: the
-    /// piece is written there, or added to what is there where it is not the first. `None` for one to [`take`](Self::take).
-    fn place(&mut self, row: usize, panel: usize) -> Option<(&mut [T], usize)>;
-
-    fn take(&mut self, tile: Tile<'_, T>);
+/// Memory for a piece of a product: as many rows as a tile has, of a panel's width, so many elements apart.
+pub(crate) struct Place<'a, T> {
+    start: *mut T,
+    stride: usize,
+    /// Whether even the first piece is added to what is there.
+    adds: bool,
+    memory: PhantomData<&'a mut [T]>,
 }
 
-impl<T, F: FnMut(Tile<'_, T>)> Receiver<T> for F {
+impl<'a, T: Copy> Place<'a, T> {
+    pub(crate) fn new(elements: &'a mut [T], stride: usize, width: usize) -> Self {
+        assert!((ROWS - 1) * stride + width <= elements.len(), "rows of {width}, {stride} apart");
+        Self { start: elements.as_mut_ptr(), stride, adds: false, memory: PhantomData }
+    }
+
+    /// One among those that others write to.
+    ///
+    /// # Safety
+    /// Nobody else may use the rows, nor read them where no values are yet.
+    pub(in crate::kernels) unsafe fn shared(
+        whole: &Shared<'a, T>,
+        start: usize,
+        stride: usize,
+        width: usize,
+    ) -> Self {
+        let last = start + (ROWS - 1) * stride;
+        // SAFETY: as the caller vouches.
+        let [start, _] = unsafe { [whole.at(start..start + width), whole.at(last..last + width)] };
+        Self { start, stride, adds: false, memory: PhantomData }
+    }
+
+    /// The same for pieces that are all added to what is there.
+    pub(crate) fn added(self) -> Self {
+        Self { adds: true, ..self }
+    }
+}
+
+/// What becomes of the pieces of a product, whose order is that of the inner index.
+pub(crate) trait Receiver<T> {
+    /// Memory that a piece of whole rows `row..row + ROWS` in this panel is written to, or added to where it is not the first.
+    /// `None`, as for every piece with rows beyond the last, for one to [`take`](Self::take).
     #[inline(always)]
-    fn place(&mut self, _row: usize, _panel: usize) -> Option<(&mut [T], usize)> {
+    fn place(&mut self, _row: usize, _panel: usize) -> Option<Place<'_, T>> {
         None
     }
 
-    #[inline(always)]
-    fn take(&mut self, tile: Tile<'_, T>) {
-        self(tile);
-    }
+    fn take(&mut self, tile: Tile<'_, T>);
 }
 
 /// Rows in memory of their own, a whole number of tiles, in which panels lie side by side.
@@ -247,18 +281,18 @@ pub(crate) struct Rows<'a, T> {
     pub(crate) width: usize,
 }
 
-impl<T> Receiver<T> for Rows<'_, T> {
+impl<T: Copy> Receiver<T> for Rows<'_, T> {
     #[inline(always)]
-    fn place(&mut self, row: usize, panel: usize) -> Option<(&mut [T], usize)> {
+    fn place(&mut self, row: usize, panel: usize) -> Option<Place<'_, T>> {
         let start = (row - self.first) * self.stride + panel * self.width;
-        Some((&mut self.elements[start..], self.stride))
+        Some(Place::new(&mut self.elements[start..], self.stride, self.width))
     }
 
     fn take(&mut self, _tile: Tile<'_, T>) {}
 }
 
 /// Multiplies some tiles of the left operand with all panels of the right one, on this thread, and gives each piece of the
-/// product to the receiver: a function of tiles, or [`Rows`].
+/// product to the receiver.
 pub(crate) fn multiply<T: Real>(
     left: Left<'_, T>,
     tiles: std::ops::Range<usize>,
@@ -319,12 +353,12 @@ impl<T: Real, R: Receiver<T>> Multiply<'_, T, R> {
                     let (operands, inner) = ((left, tile, rows), start..start + count);
                     let panel_of = (elements, width);
                     if let Some(place) = receiver.place(row, panel) {
-                        let add = start > 0;
-                        product::<T, S, VECTORS>(simd, operands, inner, panel_of, place, add);
+                        let place = Place { adds: place.adds || start > 0, ..place };
+                        product::<T, S, VECTORS>(simd, operands, inner, panel_of, place);
                         continue;
                     }
-                    let place = (&mut values[..ROWS * width], width);
-                    product::<T, S, VECTORS>(simd, operands, inner, panel_of, place, false);
+                    let place = Place::new(&mut values[..ROWS * width], width, width);
+                    product::<T, S, VECTORS>(simd, operands, inner, panel_of, place);
                     let values = &values[..rows * width];
                     receiver.take(Tile { row, panel, values, first: start == 0 });
                 }
@@ -342,8 +376,7 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
     (left, tile, rows): (Left<'_, T>, usize, usize),
     inner: std::ops::Range<usize>,
     (panel, width): (&[T], usize),
-    (values, stride): (&mut [T], usize),
-    add: bool,
+    place: Place<'_, T>,
 ) {
     let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
     let count = inner.len();
@@ -358,24 +391,25 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
     assert!(
         count.is_multiple_of(segment)
             && inner.end * width <= panel.len()
-            && (ROWS - 1) * stride + width <= values.len()
             && width.is_multiple_of(VECTORS * lanes)
             && offsets[ROWS - 1]
                 + (count / segment - 1) * left.segment_stride
                 + (segment - 1) * left.step
                 < left.elements.len()
     );
-    // Six short rows begin with each tile, and the processor notices a row only after some misses: so lines of the next tile are
-    // asked for while this one is computed.
+    // Short rows begin with each tile, of operand and product, and the processor notices a row only after some misses: so lines
+    // of the next tile are asked for while this one is computed.
     let line = LINE / size_of::<T>();
     let ahead = left.step == 1 && segment >= line;
     for column in (0..width).step_by(VECTORS * lanes) {
         let zero = T::splat(simd, T::zero());
         let mut sums = [[zero; VECTORS]; ROWS];
-        // SAFETY: the assertion holds the last element that is read of `left` and of `panel`, and the last written of `values`,
-        // to be inside them; offsets grow with the row, indices with every loop. Vectors are plain floats, read and written
-        // without a demand on their alignment.
+        // SAFETY: the assertion holds the last element that is read of `left` and of `panel` to be inside them; offsets grow with
+        // the row, indices with every loop. A place has a tile's rows of the panel's width for itself. Vectors are plain floats,
+        // read and written without a demand on their alignment.
         unsafe {
+            let out = place.start.add(column);
+            let mut asked = 0;
             let mut from = left.elements.as_ptr();
             let mut right = panel.as_ptr().add(inner.start * width + column);
             for _ in 0..count / segment {
@@ -383,7 +417,13 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
                 let mut done = 0;
                 while done < segment {
                     if ahead {
-                        offsets.iter().for_each(|&o| prefetch(at.wrapping_add(o + left.tile)));
+                        let next = offsets.iter().map(|&o| at.wrapping_add(o + left.tile));
+                        next.for_each(|address| prefetch(address, false));
+                    }
+                    if asked < VECTORS {
+                        let next = (ROWS..2 * ROWS).map(|row| row * place.stride + asked * lanes);
+                        next.for_each(|offset| prefetch(out.wrapping_add(offset), true));
+                        asked += 1;
                     }
                     let line = line.min(segment - done);
                     for _ in 0..line {
@@ -404,12 +444,13 @@ fn product<T: Real, S: Simd, const VECTORS: usize>(
                 }
                 from = from.wrapping_add(left.segment_stride);
             }
-            let out = values.as_mut_ptr().add(column);
             for (i, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    let out = out.add(i * stride + v * lanes).cast::<T::Vector<S>>();
-                    let sum =
-                        if add { <T as Lanes>::add(simd, out.read_unaligned(), sum) } else { sum };
+                    let out = out.add(i * place.stride + v * lanes).cast::<T::Vector<S>>();
+                    let sum = match place.adds {
+                        true => <T as Lanes>::add(simd, out.read_unaligned(), sum),
+                        false => sum,
+                    };
                     out.write_unaligned(sum);
                 }
             }
@@ -424,6 +465,16 @@ mod tests {
     use super::*;
     use crate::kernels::tests::{assert_close, values};
 
+    /// A product that is put together from pieces.
+    struct Taken<'a, T>(&'a mut [T], usize);
+
+    impl<T: Real> Receiver<T> for Taken<'_, T> {
+        fn take(&mut self, tile: Tile<'_, T>) {
+            let out = &mut self.0[tile.row * self.1..][..tile.values.len()];
+            out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
+        }
+    }
+
     /// The product of `rows` x `inner` and a panel of `width` columns, made with these vectors.
     fn made<T: Real, S: Simd>(simd: S, (rows, inner, width): (usize, usize, usize)) -> Vec<T> {
         let (a, b) = (values::<T>(rows * inner, 1), values::<T>(inner * width, 2));
@@ -432,10 +483,7 @@ mod tests {
             left: Left::rows(&a, rows, inner, inner),
             tiles: 0..rows.div_ceil(ROWS),
             right: Panels::new(&b, inner, width),
-            receiver: |tile: Tile<'_, T>| {
-                let out = &mut out[tile.row * width..][..tile.values.len()];
-                out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
-            },
+            receiver: Taken(&mut out, width),
         });
         let (tiles, gap) = (rows.div_ceil(ROWS), 3);
         let mut placed = vec![T::one(); tiles * ROWS * (width + gap)];

@@ -5,9 +5,9 @@ mod team;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Elements below which a kernel stays on its thread. Waking another one takes about as long as a
+/// Elements up to which a kernel stays on its thread. To share a loop with a helper that looks for work takes about as long as a
 /// vectorised loop over so many.
-pub(super) const SERIAL: usize = 64 * 1024;
+pub(super) const SERIAL: usize = 16 * 1024;
 
 /// Cuts `out` into pieces of `size` elements and calls `work` with each piece and its offset.
 ///
@@ -79,6 +79,17 @@ impl<'a, T: Copy> Shared<'a, T> {
         Self { start: vector.as_mut_ptr(), len, whole: PhantomData }
     }
 
+    /// Where a part begins.
+    ///
+    /// # Safety
+    /// Nobody else may use a part that overlaps it, and what is read must have values.
+    #[inline(always)]
+    pub(super) unsafe fn at(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: inside the memory, by the assertion.
+        unsafe { self.start.add(range.start) }
+    }
+
     /// Writes a part.
     ///
     /// # Safety
@@ -86,13 +97,11 @@ impl<'a, T: Copy> Shared<'a, T> {
     #[inline(always)]
     pub(super) unsafe fn write(&self, start: usize, values: &[T]) {
         const PIECE: usize = 16;
-        let len = values.len();
-        assert!(start <= self.len && len <= self.len - start, "{len} from {start} of {}", self.len);
         let (pieces, rest) = values.as_chunks::<PIECE>();
-        // SAFETY: inside the memory, by the assertion; not used by anybody else, as the caller vouches, so it does not overlap
+        // SAFETY: inside the memory; not used by anybody else, as the caller vouches, so it does not overlap
         // `values` either. `T` is `Copy`: nothing is dropped.
         unsafe {
-            let mut to = self.start.add(start);
+            let mut to = self.at(start..start + values.len());
             // A few vectors, which a call of `memcpy` would take longer for.
             for piece in pieces {
                 to.cast::<[T; PIECE]>().write_unaligned(*piece);
@@ -110,9 +119,8 @@ impl<'a, T: Copy> Shared<'a, T> {
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "the caller vouches for it")]
     pub(super) unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
-        // SAFETY: inside the memory, by the assertion; not used by anybody else, and with values, as the caller vouches.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+        // SAFETY: inside the memory; not used by anybody else, and with values, as the caller vouches.
+        unsafe { std::slice::from_raw_parts_mut(self.at(range.clone()), range.len()) }
     }
 }
 
