@@ -55,8 +55,8 @@ impl Best {
     }
 
     /// The checkpoint with the lowest score of this name, which [`Scores`](crate::observers::Scores) measured right after the
-    /// checkpoint's step; others are no candidates. So checkpoints are best written at the interval of the scores. Where scores are measured,
-    /// and none has this name, a warning through `tracing` lists theirs.
+    /// checkpoint's step; others are no candidates. So checkpoints are best written at the interval of the scores. Where
+    /// scores are measured, and none has this name, a warning through `tracing` lists theirs.
     ///
     /// ```
     /// use wgan::checkpoint::{Best, Checkpoints};

@@ -42,7 +42,8 @@ impl InceptionScore {
     /// rounding of the splits' sizes as in the authors' code.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for no splits and for more than fit in memory; [`Error::DatasetTooSmall`] for a split without samples.
+    /// [`Error::InvalidConfig`] for no splits and for more than fit in memory; [`Error::DatasetTooSmall`] for a split without
+    /// samples.
     pub fn new(samples: usize, splits: usize) -> Result<Self> {
         if splits == 0 {
             return Err(Error::config("the number of splits", 0, "1 or more"));

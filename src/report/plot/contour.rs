@@ -42,8 +42,8 @@ impl Field {
     /// Values at the points of [`grid`](Self::grid), in its order: what a critic, which scores a batch at once, gives.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for ranges that are not finite and rising and unless there are 2 to 10 000 points a side; [`Error::Shape`]
-    /// unless there is one value a point; [`Error::NonFiniteData`] for NaN and infinity.
+    /// [`Error::InvalidConfig`] for ranges that are not finite and rising and unless there are 2 to 10 000 points a side;
+    /// [`Error::Shape`] unless there is one value a point; [`Error::NonFiniteData`] for NaN and infinity.
     pub fn new(x: (f64, f64), y: (f64, f64), side: usize, values: Vec<f64>) -> Result<Self> {
         check(x, y, side)?;
         if side * side != values.len() {

@@ -250,7 +250,7 @@ fn draw_mark(chart: &mut Chart<'_, '_>, mark: &Mark, axes: &Axes, color: RGBColo
         Shape::Line { dashed: true } => {
             for piece in axes.pieces(points()) {
                 let (dash, gap) = (px(6) as u32, px(4) as u32);
-                chart.draw_series(DashedLineSeries::new(piece.into_iter(), dash, gap, stroke))?;
+                chart.draw_series(DashedLineSeries::new(piece, dash, gap, stroke))?;
             }
         }
         Shape::Dots { radius } => {
