@@ -18,7 +18,7 @@ mod swiss_roll;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use clap::Parser;
@@ -157,7 +157,8 @@ fn run(flags: &Flags) -> Result<ExitCode> {
         measured.push(look(name, trainer.critic(), fresh)?);
     }
     experiment.figure("clip_pathology", &figure(&measured))?;
-    experiment.finish(&settings, &measured, &verdict(&measured))
+    let four = measured[..].try_into().context("the verdict is of four critics")?;
+    experiment.finish(&settings, &measured, &verdict(four))
 }
 
 fn look(
@@ -193,8 +194,7 @@ fn look(
     })
 }
 
-fn verdict(measured: &[Measured]) -> Vec<Claim> {
-    let [large, middle, small, penalty] = measured else { return Vec::new() };
+fn verdict([large, middle, small, penalty]: &[Measured; 4]) -> Vec<Claim> {
     let factor = |of: &Measured| format!("a factor of 1e{:.1} over the layers", of.growth);
     let share = |of: &Measured| format!("{:.1} %", 100.0 * of.share_at_bound);
     vec![

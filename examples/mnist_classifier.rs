@@ -1,6 +1,11 @@
 //! Trains the network whose features the crate compares digits by: `cargo run --example mnist_classifier`.
 
+#[path = "common/experiment.rs"]
+#[expect(dead_code, reason = "only how errors are printed")]
+mod experiment;
+
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +22,7 @@ use wgan::{ModelBuilder, Network, Traced};
 #[derive(Parser)]
 struct Arguments {
     /// Passes over the training images
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: u64,
 
     /// Images in each batch
@@ -45,24 +50,30 @@ struct Arguments {
     out: PathBuf,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    experiment::main(run)
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let optimizer = OptimizerConfig::adam(arguments.learning_rate, 0.9, 0.999);
+    optimizer.check("optimizer")?;
     wgan::files::ensure_writable_folder(&arguments.out)?;
     let training = mnist::load(&arguments.data, mnist::Split::Train)?;
     let test = mnist::load(&arguments.data, mnist::Split::Test)?;
     let build = ModelBuilder::new(arguments.seed);
     let network = build.network("classifier", MnistClassifier::new)?;
 
-    train(&arguments, &network, training)?;
+    train(arguments, optimizer, &network, training)?;
     println!("{:.2} % of the test images are right", 100.0 * accuracy(&network, &test)?);
     let path = arguments.out.join("mnist-cnn-1.safetensors");
     network.parameters().save(&path)?;
     println!("the weights are in {}", path.display());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn train(
     arguments: &Arguments,
+    optimizer: OptimizerConfig,
     network: &Network<MnistClassifier>,
     images: TensorDataset,
 ) -> Result<()> {
@@ -70,7 +81,7 @@ fn train(
     let mut batches = Loader::new(images, arguments.batch_size, seed)?;
     let in_epoch = batches.batches_per_epoch() as u64;
     let schedule = RateSchedule::cosine(0, epochs * in_epoch);
-    let mut optimizer = OptimizerConfig::adam(arguments.learning_rate, 0.9, 0.999).build();
+    let mut optimizer = optimizer.build();
     let started = Instant::now();
     for epoch in 0..epochs {
         let mut sum = 0.0;

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{DType, Device};
 use clap::Parser;
 use experiment::{Claim, Experiment, Flags};
@@ -41,7 +41,7 @@ struct Arguments {
 
     /// Folder with the MNIST files, packed or not [default: data/mnist of the repository]
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/mnist"), hide_default_value = true)]
-    mnist: PathBuf,
+    data: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -100,11 +100,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let flags = &arguments.flags;
     let experiment = Experiment::start("mnist_overfit", flags)?;
     let settings = Settings::new(flags);
-    let digits = mnist::load(&arguments.mnist, Split::Train)?;
+    let digits = mnist::load(&arguments.data, Split::Train)?;
+    let (folder, count) = (arguments.data.display(), digits.samples().dim(0)?);
+    ensure!(count >= 60_000, "{folder}: {count} training digits; expected MNIST's 60000");
     let held_out = TensorDataset::new(digits.samples().narrow(0, 59_000, 1000)?)?;
     let sets = [digits.clone().take(1000)?, digits.take(50_000)?];
-    let measured: Vec<Measured> =
-        sets.into_iter().map(|set| train(&settings, set, &held_out)).collect::<Result<_>>()?;
+    let [few, all] = sets.map(|set| train(&settings, set, &held_out));
+    let measured = [few?, all?];
     experiment.figure("mnist_overfit", &figure(&measured))?;
     experiment.finish(&settings, &measured, &verdict(&measured))
 }
@@ -158,8 +160,7 @@ fn draws(
     Ok(CriticDraws::new(real, latent, Some(epsilon)))
 }
 
-fn verdict(measured: &[Measured]) -> Vec<Claim> {
-    let [few, all] = measured else { return Vec::new() };
+fn verdict([few, all]: &[Measured; 2]) -> Vec<Claim> {
     vec![
         Claim::new(
             "on 1,000 digits the critic's losses on training and on held-out digits part ways",

@@ -3,7 +3,8 @@
 //! **Claims.** A clipped critic has simple contour lines that pass over the modes, one with a gradient penalty follows them
 //! (Gulrajani et al. 2017, figure 1a and appendix); with the penalty the generator finds every mode. Counted as in PacGAN
 //! (Lin et al. 2018, section 4.1): modes with a sample within three standard deviations, the share of such samples, and the
-//! reverse KL divergence of the modes' shares, on 10,000 samples; beside them the exact Wasserstein-1 distance of 1,000 samples.
+//! reverse KL divergence of the modes' shares, on 10,000 samples; beside them the exact Wasserstein-1 distance of 1,000 samples,
+//! which on the Swiss roll is to be within twice that of two sets of real samples.
 //!
 //! **Settings.** The paper's: the three distributions, latent points of two dimensions, both networks MLPs of three hidden
 //! ReLU layers, batch 256, n_critic 5, no batch normalisation; from its code lambda 0.1 and betas (0.5, 0.9); WGAN-div's k
@@ -16,23 +17,27 @@
 //! The second figure is the paper's: critics alone, the generated samples held at data + N(0, 1).
 //!
 //! `cargo run --example toy_2d` takes about a quarter of an hour on two idle cores for all nine runs; `--data` and
-//! `--lipschitz` choose some of them; `--quick`, 8 Gaussians for 600 steps, takes a minute.
+//! `--lipschitz` choose some of them; `--quick`, 8 Gaussians for 600 steps, takes a minute. Each run leaves what came out of it
+//! in `runs/` in the folder, and one that is interrupted goes on from there when it is started again.
 
 #[path = "common/experiment.rs"]
 mod experiment;
+#[path = "common/finished.rs"]
+mod finished;
 #[path = "common/swiss_roll.rs"]
 mod swiss_roll;
 
 use std::f64::consts::TAU;
 use std::fmt::{Display, Formatter};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use clap::{Parser, ValueEnum};
 use experiment::{Claim, Experiment, Flags};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use swiss_roll::swiss_roll;
 use wgan::data::TensorDataset;
 use wgan::layers::Activation;
@@ -52,20 +57,26 @@ struct Arguments {
     #[command(flatten)]
     flags: Flags,
 
-    /// Only these distributions
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["eight", "grid", "roll"])]
+    /// Only these distributions [default: all, with --quick the 8 Gaussians, and no others]
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "quick")]
     data: Vec<Toy>,
 
-    /// Only these strategies
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["clip", "gp", "div"])]
+    /// Only these strategies [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
     lipschitz: Vec<Strategy>,
+}
+
+/// Those of a flag, each once and in their own order; all where the flag is absent.
+fn chosen<T: ValueEnum + PartialEq + Copy>(wanted: &[T]) -> Vec<T> {
+    let all = T::value_variants().iter().copied();
+    all.filter(|value| wanted.is_empty() || wanted.contains(value)).collect()
 }
 
 fn main() -> ExitCode {
     experiment::main(run)
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Toy {
     /// 8 Gaussians on a circle of radius 2, of deviation 0.02, over 1.414
@@ -119,7 +130,7 @@ impl Toy {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Strategy {
     Clip,
@@ -188,6 +199,8 @@ const SAMPLES: usize = 10_000;
 const TRANSPORTED: usize = 1000;
 /// Samples in a figure.
 const SHOWN: usize = 400;
+/// Points a side at which a critic's contour lines are drawn.
+const SIDE: usize = 80;
 
 fn networks() -> (MlpGeneratorConfig, MlpCriticConfig) {
     let (hidden, activation) = (vec![128; 3], Activation::Relu);
@@ -206,7 +219,15 @@ fn networks() -> (MlpGeneratorConfig, MlpCriticConfig) {
 }
 
 /// What came out of one run.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
+struct Found {
+    measured: Measured,
+    samples: Vec<(f64, f64)>,
+    /// The critic's scores at the points of the grid.
+    scores: Vec<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct Measured {
     data: Toy,
     strategy: Strategy,
@@ -216,13 +237,9 @@ struct Measured {
     wasserstein: f64,
     /// The same of two sets of real samples, below which no generator comes.
     wasserstein_of_real_samples: f64,
-    #[serde(skip)]
-    samples: Vec<(f64, f64)>,
-    #[serde(skip)]
-    critic: Field,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Coverage {
     modes: usize,
     of: usize,
@@ -256,53 +273,96 @@ impl From<ModeCoverage> for Coverage {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let flags = &arguments.flags;
     let experiment = Experiment::start("toy_2d", flags)?;
-    let toys = if flags.quick { &[Toy::Eight][..] } else { &arguments.data };
+    let toys = flags.pick(chosen(&arguments.data), vec![Toy::Eight]);
+    let strategies = chosen(&arguments.lipschitz);
     let runs: Vec<Run> = (toys.iter())
-        .flat_map(|&toy| arguments.lipschitz.iter().map(move |&strategy| (toy, strategy)))
+        .flat_map(|&toy| strategies.iter().map(move |&strategy| (toy, strategy)))
         .map(|(toy, strategy)| {
             let steps = flags.pick(strategy.steps(toy), 600);
-            Run { toy, strategy, config: strategy.config(flags.seed, steps) }
+            let config = strategy.config(flags.seed, steps);
+            Run::new(experiment.folder.folder(), toy, strategy, config)
         })
         .collect();
-    let measured = train_all(&runs)?;
+    let found = train_all(&runs)?;
 
-    experiment
-        .figure("samples", &samples_figure(flags.seed, &measured, arguments.lipschitz.len())?)?;
+    experiment.figure("samples", &samples_figure(flags.seed, &found, strategies.len())?)?;
     if !flags.quick {
-        experiment.figure("critics", &critics_figure(flags.seed, arguments)?)?;
+        experiment.figure("critics", &critics_figure(flags.seed, &toys, &strategies)?)?;
     }
     let (generator, critic) = networks();
-    let training = runs.into_iter().map(|run| run.config).collect();
+    let training = runs.into_iter().map(|run| run.settings.training).collect();
     let settings = Settings { generator, critic, training, samples: SAMPLES };
+    let measured: Vec<Measured> = found.into_iter().map(|found| found.measured).collect();
     experiment.finish(&settings, &measured, &verdict(&measured, flags))
 }
 
+/// One run, which leaves what came out of it in a file: the experiment goes on from there when it is started again.
 struct Run {
-    toy: Toy,
-    strategy: Strategy,
-    config: TrainConfig,
+    settings: RunSettings,
+    path: PathBuf,
 }
 
-/// Small products leave a core idle: two runs go side by side, the longest first.
-fn train_all(runs: &[Run]) -> Result<Vec<Measured>> {
-    let mut order: Vec<usize> = (0..runs.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(runs[i].config.generator_steps));
-    let queue = Mutex::new(order.into_iter());
+/// All that a run's figures depend on.
+#[derive(Serialize)]
+struct RunSettings {
+    data: Toy,
+    strategy: Strategy,
+    training: TrainConfig,
+    networks: (MlpGeneratorConfig, MlpCriticConfig),
+    samples: [usize; 4],
+}
+
+impl Run {
+    fn new(folder: &Path, data: Toy, strategy: Strategy, training: TrainConfig) -> Self {
+        let words = [data.to_possible_value(), strategy.to_possible_value()];
+        let [data_name, strategy_name] =
+            words.map(|word| word.map_or_else(String::new, |w| w.get_name().into()));
+        let (steps, seed) = (training.generator_steps, training.seed);
+        let name = format!("{data_name}_{strategy_name}_{steps}_steps_seed_{seed}.json");
+        let samples = [SAMPLES, TRANSPORTED, SHOWN, SIDE];
+        let settings = RunSettings { data, strategy, training, networks: networks(), samples };
+        Self { settings, path: folder.join("runs").join(name) }
+    }
+
+    /// What it has left behind, where it is finished.
+    fn read(&self) -> Result<Option<Found>> {
+        finished::read(&self.path, &self.settings)
+    }
+
+    /// Trains and writes what [`read`](Self::read) reads.
+    fn train(&self) -> Result<Found> {
+        finished::write(&self.path, &self.settings, &train(&self.settings)?)?;
+        self.read()?.context("what a run has left behind is gone")
+    }
+}
+
+/// Small products leave a core idle: two runs go side by side, the longest first, but for those that are finished.
+fn train_all(runs: &[Run]) -> Result<Vec<Found>> {
+    let mut done = Vec::new();
+    let mut to_do = Vec::new();
+    for (i, run) in runs.iter().enumerate() {
+        match run.read()? {
+            Some(found) => done.push((i, Ok(found))),
+            None => to_do.push(i),
+        }
+    }
+    to_do.sort_by_key(|&i| std::cmp::Reverse(runs[i].settings.training.generator_steps));
+    let queue = Mutex::new(to_do.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || -> Vec<(usize, Result<Measured>)> {
-        std::iter::from_fn(|| next().map(|i| (i, train(&runs[i])))).collect()
+    let work = || -> Vec<(usize, Result<Found>)> {
+        std::iter::from_fn(|| next().map(|i| (i, runs[i].train()))).collect()
     };
-    let mut done = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let workers = [scope.spawn(work), scope.spawn(work)];
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect::<Vec<_>>()
+        done.extend(workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()));
     });
     ensure!(done.len() == runs.len(), "a run panicked");
     done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(_, measured)| measured).collect()
+    done.into_iter().map(|(_, found)| found).collect()
 }
 
-fn train(run: &Run) -> Result<Measured> {
-    let Run { toy, strategy, ref config } = *run;
+fn train(settings: &RunSettings) -> Result<Found> {
+    let RunSettings { data: toy, strategy, training: ref config, .. } = *settings;
     let data = toy.sample(&mut Stream::new(config.seed, "data", 0), 100_000)?;
     let (generator, critic) = networks();
     let build = ModelBuilder::new(config.seed);
@@ -324,14 +384,16 @@ fn train(run: &Run) -> Result<Measured> {
     let found = coverage.transpose()?.map(Coverage::from);
     let said = found.as_ref().map_or_else(|| "done".into(), Coverage::to_string);
     eprintln!("{}, {}: {said}", toy.name(), strategy.name());
-    Ok(Measured {
-        data: toy,
-        strategy,
-        generator_steps: config.generator_steps,
-        coverage: found,
-        wasserstein: transport::wasserstein(&real, &some, 1.0)?,
-        wasserstein_of_real_samples: transport::wasserstein(&real, &other, 1.0)?,
-        critic: field(toy, trainer.critic())?,
+    Ok(Found {
+        measured: Measured {
+            data: toy,
+            strategy,
+            generator_steps: config.generator_steps,
+            coverage: found,
+            wasserstein: transport::wasserstein(&real, &some, 1.0)?,
+            wasserstein_of_real_samples: transport::wasserstein(&real, &other, 1.0)?,
+        },
+        scores: scores(toy, trainer.critic())?,
         samples: pairs(&samples.narrow(0, 0, SHOWN)?)?,
     })
 }
@@ -342,13 +404,16 @@ fn pairs(points: &Tensor) -> Result<Vec<(f64, f64)>> {
 }
 
 /// The critic's scores over the plane.
-fn field(toy: Toy, critic: &Network<MlpCritic>) -> Result<Field> {
-    const SIDE: usize = 80;
+fn scores(toy: Toy, critic: &Network<MlpCritic>) -> Result<Vec<f64>> {
     let range = (-toy.extent(), toy.extent());
     let grid = Field::grid(range, range, SIDE).into_iter();
     let grid: Vec<f32> = grid.flat_map(|(x, y)| [x as f32, y as f32]).collect();
     let grid = Tensor::from_vec(grid, (SIDE * SIDE, 2), &Device::Cpu)?;
-    let scores = critic.model().scores_frozen(&grid)?.to_dtype(DType::F64)?.to_vec1()?;
+    Ok(critic.model().scores_frozen(&grid)?.to_dtype(DType::F64)?.to_vec1()?)
+}
+
+fn field(toy: Toy, scores: Vec<f64>) -> Result<Field> {
+    let range = (-toy.extent(), toy.extent());
     Ok(Field::new(range, range, SIDE, scores)?)
 }
 
@@ -357,12 +422,12 @@ fn square(toy: Toy, strategy: Strategy) -> Panel {
     Panel::new(format!("{}, {}", toy.name(), strategy.name())).x_range(low, high).y_range(low, high)
 }
 
-fn samples_figure(seed: u64, measured: &[Measured], columns: usize) -> Result<Figure> {
+fn samples_figure(seed: u64, found: &[Found], columns: usize) -> Result<Figure> {
     let figure = Figure::new("Samples over the critic's contour lines");
     let mut figure = figure.columns(columns).panel_size(300, 300);
-    for Measured { data, strategy, samples, critic, .. } in measured {
+    for Found { measured: Measured { data, strategy, .. }, samples, scores } in found {
         let real = pairs(&data.sample(&mut Stream::new(seed, "figure", 0), 200)?)?;
-        let panel = square(*data, *strategy).contours(critic.clone(), 12);
+        let panel = square(*data, *strategy).contours(field(*data, scores.clone())?, 12);
         let panel = panel.scatter("generated", samples.iter().copied());
         figure = figure.panel(panel.scatter("real", real));
     }
@@ -370,13 +435,13 @@ fn samples_figure(seed: u64, measured: &[Measured], columns: usize) -> Result<Fi
 }
 
 /// Figure 1a of the WGAN-GP paper: critics between data and data + N(0, 1).
-fn critics_figure(seed: u64, arguments: &Arguments) -> Result<Figure> {
+fn critics_figure(seed: u64, toys: &[Toy], strategies: &[Strategy]) -> Result<Figure> {
     const STEPS: u64 = 2000;
     let figure = Figure::new("Contour lines of critics between data and data + N(0, 1)");
-    let mut figure = figure.columns(arguments.data.len()).panel_size(300, 300);
-    let strategies = arguments.lipschitz.iter().filter(|strategy| **strategy != Strategy::Div);
+    let mut figure = figure.columns(toys.len()).panel_size(300, 300);
+    let strategies = strategies.iter().filter(|strategy| **strategy != Strategy::Div);
     for (&strategy, &toy) in
-        strategies.flat_map(|strategy| arguments.data.iter().map(move |toy| (strategy, toy)))
+        strategies.flat_map(|strategy| toys.iter().map(move |toy| (strategy, toy)))
     {
         let critic = ModelBuilder::new(seed).critic(|vb| MlpCritic::new(networks().1, vb))?;
         let mut trainer = CriticTrainer::new(critic, strategy.config(seed, STEPS))?;
@@ -387,19 +452,26 @@ fn critics_figure(seed: u64, arguments: &Arguments) -> Result<Figure> {
             trainer.step(&real, &(toy.sample(&mut fake, 256)? + noise)?)?;
         }
         let real = pairs(&toy.sample(&mut Stream::new(seed, "figure", 0), 200)?)?;
-        let panel = square(toy, strategy).contours(field(toy, trainer.critic())?, 12);
+        let panel = square(toy, strategy).contours(field(toy, scores(toy, trainer.critic())?)?, 12);
         figure = figure.panel(panel.scatter("real", real));
     }
     Ok(figure)
 }
 
 fn verdict(measured: &[Measured], flags: &Flags) -> Vec<Claim> {
-    let of = |toy: Toy, strategy: Strategy| {
-        let mut runs = measured.iter().filter(|run| run.data == toy && run.strategy == strategy);
-        runs.next()?.coverage.as_ref()
+    let run = |toy: Toy, strategy: Strategy| {
+        measured.iter().find(|run| run.data == toy && run.strategy == strategy)
     };
+    let of = |toy, strategy| run(toy, strategy)?.coverage.as_ref();
     let mut claims = Vec::new();
     for toy in [Toy::Eight, Toy::Grid] {
+        if let Some(div) = of(toy, Strategy::Div) {
+            claims.push(Claim::new(
+                format!("WGAN-div finds all of the {}, with a reverse KL below 0.05", toy.name()),
+                div.to_string(),
+                div.modes == div.of && div.reverse_kl < 0.05,
+            ));
+        }
         let Some(gp) = of(toy, Strategy::Gp) else { continue };
         let enough = flags.pick(0.95, 0.3);
         claims.push(Claim::new(
@@ -412,6 +484,19 @@ fn verdict(measured: &[Measured], flags: &Flags) -> Vec<Claim> {
                 format!("weight clipping does worse on the {}", toy.name()),
                 clip.to_string(),
                 clip.high_quality < gp.high_quality,
+            ));
+        }
+    }
+    for strategy in [Strategy::Gp, Strategy::Div] {
+        if let Some(run) = run(Toy::Roll, strategy) {
+            let [distance, least] = [run.wasserstein, run.wasserstein_of_real_samples];
+            claims.push(Claim::new(
+                format!(
+                    "{}: samples of the Swiss roll are within twice the distance of two real sets",
+                    strategy.name()
+                ),
+                format!("Wasserstein-1 distance {distance:.4} against {least:.4}"),
+                distance < 2.0 * least,
             ));
         }
     }

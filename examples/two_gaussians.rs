@@ -17,7 +17,7 @@ mod experiment;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Optimizer;
 use clap::Parser;
@@ -205,6 +205,9 @@ fn run(flags: &Flags) -> Result<ExitCode> {
     let clipped = settings.train_critic(&settings.clip)?;
     let penalised = settings.train_critic(&settings.gradient_penalty)?;
 
+    let Lipschitz::GradientPenalty { lambda, .. } = settings.gradient_penalty.lipschitz else {
+        bail!("the theory is that of the gradient penalty");
+    };
     // Fresh samples, from past the last step.
     let (real, fake) = settings.batch(settings.steps)?;
     let at = |network, points| Curve::of(network, points);
@@ -223,7 +226,7 @@ fn run(flags: &Flags) -> Result<ExitCode> {
         discriminator_gradient_in_theory: mean(&in_theory),
         clipped_critic_gradient: mean(&of_clipped),
         penalised_critic_gradient: mean(&of_penalised),
-        penalised_critic_gradient_in_theory: 1.0 + slope.abs() / 20.0,
+        penalised_critic_gradient_in_theory: 1.0 + slope.abs() / (2.0 * lambda),
         discriminator_accuracy: right as f64 / (2 * settings.batch) as f64,
         clipped_critic_straightness: evenness(of_clipped),
         penalised_critic_straightness: evenness(of_penalised),

@@ -277,8 +277,9 @@ fn verdict(measured: &[Measured]) -> Vec<Claim> {
     let of = |found: &Measured, name: &str| {
         found.by_strategy.iter().find(|of| of.strategy == name).map_or(f64::NAN, |of| of.ratio)
     };
-    let furthest =
-        |name: &str| low().map(|found| (of(found, name) - 1.0).abs()).fold(0.0, f64::max);
+    // Keeps NaN, unlike f64::max: what was not measured is not shown.
+    let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
+    let furthest = |name: &str| low().map(|found| (of(found, name) - 1.0).abs()).fold(0.0, larger);
     let (tuned, clipped) = (furthest(TUNED), furthest("weight clipping, c = 0.1"));
     vec![
         Claim::new(

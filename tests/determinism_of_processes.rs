@@ -124,7 +124,7 @@ fn an_observer_does_not_change_a_run() {
         Every::Step,
         callback(move |snapshot| {
             let latent = normal("observer", (5, snapshot.models.latent_dim()), DType::F32);
-            let samples = snapshot.models.generate(&latent)?;
+            let samples = snapshot.models.generate(&latent, 0)?;
             assert_eq!(samples.dims(), [5, 1, 20, 20]);
             assert!(!snapshot.models.critic_tensors().is_empty());
             count.set(count.get() + 1);

@@ -79,6 +79,18 @@ fn sets_of_points() {
 }
 
 #[test]
+fn assignments_beside_much_larger_costs() {
+    let figures = reference();
+    let [a, b] = ["near.a", "near.b"].map(|name| points(&figures, name));
+    let got = assignment(&a, &b, 8.0).unwrap().distance;
+    assert_near("order 8", got, figures.number("near.p8"), 1e-12);
+    let with_far_point =
+        |points: &Points| Points::new([&[3e7, -4e7], &points.values()[2..]].concat(), 2).unwrap();
+    let got = assignment(&with_far_point(&a), &with_far_point(&b), 2.0).unwrap().distance;
+    assert_near("a far point", got, figures.number("far.p2"), 1e-12);
+}
+
+#[test]
 fn entropic_transport() {
     let figures = reference();
     let (a, c) = (first(&points(&figures, "sets.a"), 20), first(&points(&figures, "sets.c"), 15));

@@ -74,3 +74,38 @@ fn features_and_probabilities_are_those_of_torch_fidelity() -> Result<()> {
     assert!(matches!(network.outputs(&images.narrow(1, 0, 2)?), Err(Error::Shape { .. })));
     Ok(())
 }
+
+#[test]
+fn what_is_not_a_number_is_refused_and_never_hidden() -> Result<()> {
+    let good = weights();
+    let with = |name: &str, value: f64| {
+        let mut weights = good.clone();
+        let some = &weights[name];
+        let mut values = vec![0.0; some.elem_count()];
+        values[0] = value;
+        let added = Tensor::from_vec(values, some.shape(), &Device::Cpu)?;
+        weights.insert(name.into(), (some + added)?);
+        Inception::from_tensors(weights, &Device::Cpu, DType::F32)
+    };
+    for name in ["Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.running_mean", "fc.weight"] {
+        let error = with(name, f64::NAN).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteData { .. }), "{name}: {error}");
+    }
+    let error = with("Conv2d_1a_3x3.bn.running_var", -9.0).unwrap_err().to_string();
+    assert!(error.contains("the least of Conv2d_1a_3x3.bn.running_var is -"), "{error}");
+
+    let network = Inception::from_tensors(good.clone(), &Device::Cpu, DType::F32)?;
+    for bad in [f64::NAN, f64::INFINITY] {
+        let images = (Tensor::ones((1, 1, 5, 5), DType::F64, &Device::Cpu)? * bad)?;
+        let error = network.outputs(&images).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteData { .. }), "{error}");
+    }
+
+    // Counters of batches have no effect, and none on the name.
+    let mut counted = good;
+    let one = Tensor::ones((), DType::I64, &Device::Cpu)?;
+    counted.insert("Conv2d_1a_3x3.bn.num_batches_tracked".into(), one);
+    let counted = Inception::from_tensors(counted, &Device::Cpu, DType::F32)?;
+    assert_eq!(counted.name(), network.name());
+    Ok(())
+}

@@ -243,7 +243,7 @@ fn samples_come_from_the_average_of_the_generator() -> Result<()> {
             .map(|(name, tensor)| Ok((name, tensor.copy()?)))
             .collect::<Result<_>>()?;
         parameters.borrow_mut().push(copies);
-        samples.borrow_mut().push(snapshot.models.generate(&points)?);
+        samples.borrow_mut().push(snapshot.models.generate(&points, 0)?);
         Ok(())
     });
     let ema = Ema { decay: 0.8, ramp_up: true };

@@ -122,6 +122,7 @@ fn structural_similarities() -> Result<()> {
     let small = |x: &Tensor| x.narrow(2, 0, 21)?.narrow(3, 0, 24);
     for (found, name) in [
         (MsSsim::default().between(&x, &y)?, "ms_ssim_5"),
+        (MsSsim::default().between(&(&x * 0.02)?, &(&y * 0.02)?)?, "ms_ssim_grey"),
         (MsSsim::scales(1)?.between(&small(&x)?, &small(&y)?)?, "ms_ssim_1"),
     ] {
         for (found, expected) in found.into_iter().zip(figures.numbers::<2>(name)) {

@@ -2,19 +2,21 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 use support::bits;
 use wgan::checkpoint::{Best, Checkpoint, Checkpoints};
 use wgan::data::TensorDataset;
 use wgan::history::History;
-use wgan::layers::Activation;
+use wgan::layers::{Activation, Linear};
 use wgan::metrics::{KernelDistance, ModeCoverage, Points, Score};
 use wgan::observers::{Every, Scores};
 use wgan::random::Stream;
 use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
-use wgan::{Ema, ModelBuilder, Result, TrainConfig, WganTrainer};
+use wgan::{Ema, Generator, ModelBuilder, Result, TrainConfig, WganTrainer};
 
 const STEPS: u64 = 9;
 const SAMPLES: usize = 300;
@@ -150,5 +152,60 @@ fn a_score_picks_the_best_checkpoint_and_survives_a_resume() -> Result<()> {
         assert_eq!(checkpoints.best(), Some(path(run, best)));
         assert!(path(run, best).is_file() && path(run, STEPS).is_file());
     }
+    Ok(())
+}
+
+/// A generator whose samples are the numbers of their classes: more than are generated at a time.
+#[derive(Debug)]
+struct Labels(Linear);
+
+const CLASSES: usize = 300;
+
+impl Generator for Labels {
+    fn latent_dim(&self) -> usize {
+        1
+    }
+
+    fn forward(&self, latent: &Tensor, _train: bool) -> Result<Tensor> {
+        Ok((latent.apply(&self.0)? * 1e-6)?)
+    }
+
+    fn classes(&self) -> Option<usize> {
+        Some(CLASSES)
+    }
+
+    fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {
+        Ok((self.forward(latent, train)? + labels.to_dtype(DType::F32)?.unsqueeze(1)?)?)
+    }
+}
+
+#[test]
+fn every_class_of_a_conditional_generator_is_measured() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let build = ModelBuilder::new(0);
+    let generator = build.generator(|vb| Ok(Labels(Linear::new(1, 1, vb)?)))?;
+    let config = MlpCriticConfig {
+        sample_shape: vec![1],
+        hidden: vec![2],
+        classes: Some(CLASSES),
+        ..Default::default()
+    };
+    let critic = build.critic(|vb| MlpCritic::new(config, vb))?;
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let found = Rc::clone(&seen);
+    let scores = Scores::new(folder.path(), 2 * CLASSES, 0, move |samples| {
+        found.borrow_mut().clear();
+        for batch in samples {
+            let numbers = batch?.flatten_all()?.to_vec1::<f32>()?;
+            found.borrow_mut().extend(numbers.iter().map(|number| number.round() as usize));
+        }
+        Ok(vec![])
+    });
+    let config = TrainConfig { batch_size: 4, ..TrainConfig::wgan_gp() };
+    let data = data().take(8)?.with_labels(vec![0; 8])?;
+    WganTrainer::new(generator, critic, config)?
+        .observe(Every::Never, scores)
+        .fit_until(&data, 1)?;
+    assert!(seen.borrow().iter().copied().eq((0..CLASSES).chain(0..CLASSES)), "{seen:?}");
     Ok(())
 }

@@ -5,7 +5,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device};
+use wgan::checkpoint::{Best, Checkpoints};
 use wgan::data::TensorDataset;
+use wgan::metrics::Score;
+use wgan::observers::{Every, Scores};
 use wgan::optimizers::OptimizerConfig;
 use wgan::random::Stream;
 use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
@@ -45,7 +48,15 @@ impl tracing::Subscriber for Collector {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
+fn data() -> Result<TensorDataset> {
+    TensorDataset::new(Stream::new(0, "data", 0).normal((16, 4), DType::F32, &Device::Cpu)?)
+}
+
 fn run(lipschitz: Lipschitz) -> Result<()> {
+    trainer(lipschitz)?.fit(&data()?).map(drop)
+}
+
+fn trainer(lipschitz: Lipschitz) -> Result<WganTrainer<MlpGenerator, MlpCritic>> {
     let build = ModelBuilder::new(0);
     let generator = build.generator(|vb| {
         let config = MlpGeneratorConfig {
@@ -69,8 +80,7 @@ fn run(lipschitz: Lipschitz) -> Result<()> {
         lipschitz,
         ..TrainConfig::wgan()
     };
-    let data = Stream::new(0, "data", 0).normal((16, 4), DType::F32, &Device::Cpu)?;
-    WganTrainer::new(generator, critic, config)?.fit(&TensorDataset::new(data)?).map(drop)
+    WganTrainer::new(generator, critic, config)
 }
 
 #[test]
@@ -91,5 +101,27 @@ fn warnings_reach_the_programs_subscriber() -> Result<()> {
     run(Lipschitz::gradient_penalty())?;
     let lines = told();
     assert!(lines.iter().all(|line| !line.starts_with("WARN")), "{lines:#?}");
+
+    // A score's name that is mistyped keeps no best checkpoint.
+    let folder = tempfile::tempdir().unwrap();
+    let score = Score {
+        measure: "distance".into(),
+        value: 1.0,
+        deviation: None,
+        features: None,
+        samples: 1,
+        real: None,
+    };
+    let scores = Scores::new(folder.path(), 1, 0, move |_| Ok(vec![score.clone()]));
+    let best = Best::lowest_score("distanse");
+    let checkpoints =
+        Checkpoints::new(folder.path().join("checkpoints")).every_steps(10).keep_best(best);
+    trainer(Lipschitz::gradient_penalty())?
+        .observe(Every::Steps(10), scores)
+        .with_checkpoints(checkpoints)
+        .fit(&data()?)?;
+    let warnings: Vec<String> = told().into_iter().filter(|l| l.starts_with("WARN")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains(r#"no score "distanse""#), "{warnings:#?}");
+    assert!(warnings[0].contains(r#"measured are {"distance"}"#), "{warnings:#?}");
     Ok(())
 }

@@ -14,27 +14,46 @@ weights-inception-2015-12-05-6726825d.pth. Names and shapes stay as they are:
 Needs torch and safetensors.
 """
 
+import pickle
 import sys
+import zipfile
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 UNITS = 94
+
+
+def read(source):
+    """The tensors of a state_dict, by name."""
+    try:
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    except OSError as error:
+        sys.exit(f"{source}: {error.strerror or error}")
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError, IndexError):
+        sys.exit(f"{source}: not a file of weights that torch.save has written")
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        sys.exit(f"{source}: holds a {type(state).__name__}; expected tensors by name, a state_dict")
+    return state
 
 
 def main():
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     source, target = sys.argv[1:]
-    state = torch.load(source, map_location="cpu", weights_only=True)
     tensors = {
         name: value.to(torch.float32).contiguous()
-        for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
+        for name, value in read(source).items()
+        if not str(name).endswith("num_batches_tracked")
     }
-    if len(tensors) != 5 * UNITS + 2 or tuple(tensors["fc.weight"].shape) != (1008, 2048):
-        sys.exit(f"{source}: {len(tensors)} tensors; expected {5 * UNITS + 2}, fc.weight of (1008, 2048) among them")
-    save_file(tensors, target)
+    shape = tuple(tensors["fc.weight"].shape) if "fc.weight" in tensors else "absent"
+    if len(tensors) != 5 * UNITS + 2 or shape != (1008, 2048):
+        sys.exit(f"{source}: {len(tensors)} tensors, fc.weight {shape}; expected {5 * UNITS + 2}, fc.weight (1008, 2048)")
+    try:
+        save_file(tensors, target)
+    except (OSError, SafetensorError) as error:
+        sys.exit(f"{target}: {error}")
 
 
 if __name__ == "__main__":

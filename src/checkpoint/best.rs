@@ -1,5 +1,8 @@
 //! Which checkpoint is the best.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
 use crate::history::Record;
 
 type Figure = dyn Fn(&[Record]) -> f64;
@@ -52,7 +55,8 @@ impl Best {
     }
 
     /// The checkpoint with the lowest score of this name, which [`Scores`](crate::observers::Scores) measured right after the
-    /// checkpoint's step; others are no candidates. So checkpoints are best written at the interval of the scores.
+    /// checkpoint's step; others are no candidates. So checkpoints are best written at the interval of the scores. Where
+    /// scores are measured, and none has this name, a warning through `tracing` lists theirs.
     ///
     /// ```
     /// use wgan::checkpoint::{Best, Checkpoints};
@@ -90,8 +94,22 @@ impl Best {
 }
 
 fn score(name: String) -> impl Fn(&[Record]) -> f64 {
+    let warned = Cell::new(false);
     move |history| {
-        history.last().and_then(|record| record.scores.get(&name)).copied().unwrap_or(f64::NAN)
+        let found = history.last().and_then(|record| record.scores.get(&name));
+        if found.is_none() && !warned.get() {
+            let names: BTreeSet<&str> = history
+                .iter()
+                .flat_map(|record| record.scores.keys().map(String::as_str))
+                .collect();
+            if !names.is_empty() && !names.contains(name.as_str()) {
+                warned.set(true);
+                tracing::warn!(
+                    "no score {name:?} to choose the best checkpoint by so far: measured are {names:?}"
+                );
+            }
+        }
+        found.copied().unwrap_or(f64::NAN)
     }
 }
 

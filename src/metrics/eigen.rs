@@ -8,6 +8,7 @@ use faer::{Mat, MatRef, Par};
 use crate::error::{Error, Result};
 
 /// A factor of a covariance matrix of `dims` dimensions: `covariance = factor factorᵀ`, `(dims, rank)`.
+#[derive(Debug)]
 pub(super) struct Root {
     pub values: Vec<f64>,
     pub rank: usize,

@@ -1,5 +1,8 @@
 //! What turns images into the numbers that are compared.
 
+use std::rc::Rc;
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::Points;
@@ -58,23 +61,29 @@ pub trait Features {
     fn outputs(&self, images: &Tensor) -> Result<Outputs>;
 }
 
-impl<F: Features + ?Sized> Features for Box<F> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
+macro_rules! through_pointers {
+    ($($pointer:ty),*) => {$(
+        impl<F: Features + ?Sized> Features for $pointer {
+            fn name(&self) -> &str {
+                (**self).name()
+            }
 
-    fn dims(&self) -> usize {
-        (**self).dims()
-    }
+            fn dims(&self) -> usize {
+                (**self).dims()
+            }
 
-    fn classes(&self) -> Option<usize> {
-        (**self).classes()
-    }
+            fn classes(&self) -> Option<usize> {
+                (**self).classes()
+            }
 
-    fn outputs(&self, images: &Tensor) -> Result<Outputs> {
-        (**self).outputs(images)
-    }
+            fn outputs(&self, images: &Tensor) -> Result<Outputs> {
+                (**self).outputs(images)
+            }
+        }
+    )*};
 }
+
+through_pointers!(&F, Box<F>, Rc<F>, Arc<F>);
 
 /// What a network makes of a batch of images.
 #[derive(Debug, Clone)]
@@ -85,10 +94,12 @@ pub struct Outputs {
     pub probabilities: Option<Tensor>,
 }
 
-/// The features of a batch as points, with its probabilities, held to be what the network promises.
+/// The features of a batch as points, with its probabilities, held to be what the network promises. `first` is the number of
+/// the batch's first sample, for errors.
 pub(super) fn read(
     network: &(impl Features + ?Sized),
     images: &Tensor,
+    first: usize,
 ) -> Result<(Points, Option<Points>)> {
     let Outputs { features, probabilities } = network.outputs(images)?;
     let batch = images.dims().first().copied().unwrap_or(0);
@@ -100,7 +111,14 @@ pub(super) fn read(
                 expected: format!("({batch}, {columns})"),
             });
         }
-        Points::from_tensor(tensor)
+        Points::from_tensor(tensor).map_err(|error| match error {
+            Error::NonFiniteData { value, position, .. } => Error::NonFiniteData {
+                what: format!("the {what} of the network {}, by sample and place,", network.name()),
+                value,
+                position: position.iter().zip([first, 0]).map(|(at, offset)| at + offset).collect(),
+            },
+            other => other,
+        })
     };
     let features = points("features", &features, network.dims())?;
     let probabilities = match (network.classes(), probabilities) {

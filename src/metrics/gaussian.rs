@@ -1,7 +1,7 @@
 //! Normal distributions, and the one distance between them that has a closed form.
 
 use super::Points;
-use super::eigen::{root, singular_values};
+use super::eigen::{Root, root, singular_values};
 use super::moments::Moments;
 use crate::error::{Error, Result};
 use crate::kernels::matmul::{Matrix, product};
@@ -21,6 +21,11 @@ use crate::kernels::matmul::{Matrix, product};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// Published statistics of a data set, such as the `mu` and `sigma` of an FID's reference, are a mean and a covariance: give
+/// them to [`new`](Self::new), row after row, and compare by [`frechet_distance`](Self::frechet_distance) with
+/// [`of_batches`](Self::of_batches) of the same network's features. [`mean`](Self::mean) and
+/// [`covariance`](Self::covariance) are what to save of one's own, in any format.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gaussian {
     mean: Vec<f64>,
@@ -76,9 +81,13 @@ impl Gaussian {
         for batch in batches {
             let batch = batch?;
             let batch = batch.borrow();
-            moments.get_or_insert_with(|| Moments::new(batch.dims())).add(batch)?;
+            let moments = match &mut moments {
+                Some(moments) => moments,
+                None => moments.insert(Moments::new(batch.dims())?),
+            };
+            moments.add(batch)?;
         }
-        let (samples, mean, covariance) = moments.unwrap_or_else(|| Moments::new(0)).finish()?;
+        let (samples, mean, covariance) = moments.map_or_else(|| Moments::new(0), Ok)?.finish()?;
         Self { mean, covariance, samples: Some(samples) }.finite()
     }
 
@@ -136,11 +145,20 @@ impl Gaussian {
     /// eigenvalue; [`Error::NonFiniteData`] where the figure overflows.
     pub fn frechet_distance(&self, other: &Self) -> Result<f64> {
         self.check_dims(other)?;
+        let (left, right) = rayon::join(|| self.root(), || other.root());
+        self.frechet_distance_by_roots(&left?, other, &right?)
+    }
+
+    /// The same of distributions of as many dimensions, whose [`root`](Self::root)s are known.
+    pub(super) fn frechet_distance_by_roots(
+        &self,
+        left: &Root,
+        other: &Self,
+        right: &Root,
+    ) -> Result<f64> {
         let dims = self.dims();
         self.warn_if_singular();
         other.warn_if_singular();
-        let (left, right) = rayon::join(|| self.root(), || other.root());
-        let (left, right) = (left?, right?);
         let between = product(
             Matrix::new(&left.values, dims, left.rank).t(),
             Matrix::new(&right.values, dims, right.rank),
@@ -172,7 +190,7 @@ impl Gaussian {
         self.covariance.iter().step_by(self.dims() + 1).sum()
     }
 
-    pub(super) fn root(&self) -> Result<super::eigen::Root> {
+    pub(super) fn root(&self) -> Result<Root> {
         let rank = self.samples.map_or(usize::MAX, |samples| samples - 1);
         root(&self.covariance, self.dims(), rank)
     }

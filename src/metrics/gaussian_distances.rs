@@ -15,14 +15,15 @@ const ROUNDING: f64 = 1e-10;
 /// Closed forms. There is none for the Jensen-Shannon divergence, nor for the first-order Wasserstein distance and, unless the
 /// covariances are equal, the total variation in more than one dimension.
 impl Gaussian {
-    /// The Wasserstein distance of order 2, in any dimension: the root of [`frechet_distance`](Self::frechet_distance).
+    /// The Wasserstein distance of order 2, in any dimension: the root of [`frechet_distance`](Self::frechet_distance), which is
+    /// a difference. So in more than one dimension a distance below some 1e-8 of the standard deviations is rounding.
     ///
     /// # Errors
     /// As there.
     pub fn wasserstein2(&self, other: &Self) -> Result<f64> {
         match self.one_dimensional(other)? {
             // Without squares, whose difference would lose half of the digits of a small distance.
-            Some((shift, [first, second])) => Ok(shift.hypot(first - second)),
+            Some((shift, [first, second])) => finite(shift.hypot(first - second)),
             None => Ok(self.frechet_distance(other)?.sqrt()),
         }
     }
@@ -41,7 +42,8 @@ impl Gaussian {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Shape`] for more dimensions than one; [`Error::InvalidConfig`] for a negative variance.
+    /// [`Error::Shape`] for more dimensions than one; [`Error::InvalidConfig`] for a negative variance;
+    /// [`Error::NonFiniteData`] where the distance overflows.
     pub fn wasserstein1(&self, other: &Self) -> Result<f64> {
         let Some((shift, [first, second])) = self.one_dimensional(other)? else {
             return Err(Error::Shape {
@@ -56,7 +58,7 @@ impl Gaussian {
             return Ok(shift.abs());
         }
         let z = shift / (SQRT_2 * spread);
-        Ok(spread * FRAC_2_SQRT_PI / SQRT_2 * (-z * z).exp() + shift * erf(z))
+        finite(spread * FRAC_2_SQRT_PI / SQRT_2 * (-z * z).exp() + shift * erf(z))
     }
 
     /// The Kullback-Leibler divergence `KL(self || other)` in nats, in any dimension.
@@ -76,12 +78,12 @@ impl Gaussian {
     ///
     /// # Errors
     /// [`Error::Shape`] for distributions of different dimensions; [`Error::InvalidConfig`] for a covariance with a negative
-    /// eigenvalue; [`Error::NonFiniteData`] where eigenvalues cannot be computed without overflow.
+    /// eigenvalue; [`Error::NonFiniteData`] where it is finite by definition, but overflows.
     pub fn kl(&self, other: &Self) -> Result<f64> {
         self.check_dims(other)?;
         let (own, whitening) = (self.root()?, Whitening::new(other)?);
         let (Some(shift), Some(own)) =
-            (whitening.apply(&self.shift(other), 1), whitening.apply(&own.values, own.rank))
+            (whitening.apply(&self.shift(other)?, 1), whitening.apply(&own.values, own.rank))
         else {
             return Ok(f64::INFINITY);
         };
@@ -96,7 +98,7 @@ impl Gaussian {
         };
         let axis = |s: f64| (s - 1.0) * (s + 1.0) - 2.0 * s.ln();
         let axes: f64 = deviations.into_iter().map(|s| axis(s).max(0.0)).sum();
-        Ok(0.5 * (axes + squared_length(&shift)))
+        finite(0.5 * (axes + length(&shift).powi(2)))
     }
 
     /// The reverse divergence `KL(other || self)`; see [`kl`](Self::kl).
@@ -111,15 +113,13 @@ impl Gaussian {
     ///
     /// # Errors
     /// [`Error::Shape`] for distributions of different dimensions; [`Error::InvalidConfig`] where there is no closed form, and
-    /// for a covariance with a negative eigenvalue.
+    /// for a covariance with a negative eigenvalue; [`Error::NonFiniteData`] where the means' difference overflows.
     pub fn total_variation(&self, other: &Self) -> Result<f64> {
         if self.covariance() == other.covariance() {
             self.check_dims(other)?;
             // A matter of the one direction of the shift, where both have a deviation of 1.
-            let shift = Whitening::new(other)?.apply(&self.shift(other), 1);
-            return Ok(
-                shift.map_or(1.0, |shift| erf(squared_length(&shift).sqrt() / (2.0 * SQRT_2)))
-            );
+            let shift = Whitening::new(other)?.apply(&self.shift(other)?, 1);
+            return Ok(shift.map_or(1.0, |shift| equally_wide(length(&shift))));
         }
         let Some((shift, deviations)) = self.one_dimensional(other)? else {
             return Err(Error::config(
@@ -134,10 +134,17 @@ impl Gaussian {
         }
         // The narrow one, at 0 with a deviation of 1, is the denser between the two points where the densities are equal:
         // (x - m)^2 / s^2 + 2 ln s = x^2 with the wide one's m and s.
-        let (m, s) = (shift.abs() / narrow, wide / narrow);
-        let excess = (s - 1.0) * (s + 1.0);
-        let root = s * (m * m + 2.0 * excess * s.ln()).sqrt();
-        let ends = [(-m - root) / excess, (-m + root) / excess];
+        let (m, s, more) = (shift.abs() / narrow, wide / narrow, (wide - narrow) / narrow);
+        if more == 0.0 {
+            return Ok(equally_wide(m));
+        }
+        if m.max(s) > 1e150 {
+            return Ok(1.0); // to the last digit, and squares would overflow
+        }
+        let (excess, log) = (more * (2.0 + more), more.ln_1p());
+        let root = s * (m * m + 2.0 * excess * log).sqrt();
+        // The upper end, too, without a difference: by the product of the two.
+        let ends = [-(m + root) / excess, (m * m + 2.0 * s * s * log) / (m + root)];
         let within = |mean: f64, deviation: f64| {
             let [low, high] = ends.map(|end| (end - mean) / (SQRT_2 * deviation));
             0.5 * (erf(high) - erf(low))
@@ -154,12 +161,25 @@ impl Gaussian {
         // Through the one check of a covariance; of a variance of 0 there is no column left.
         let deviation = |root: Root| root.values.first().map_or(0.0, |deviation| deviation.abs());
         let deviations = [deviation(self.root()?), deviation(other.root()?)];
-        Ok(Some((self.mean()[0] - other.mean()[0], deviations)))
+        Ok(Some((self.shift(other)?[0], deviations)))
     }
 
-    fn shift(&self, other: &Self) -> Vec<f64> {
-        self.mean().iter().zip(other.mean()).map(|(a, b)| a - b).collect()
+    fn shift(&self, other: &Self) -> Result<Vec<f64>> {
+        self.mean().iter().zip(other.mean()).map(|(a, b)| finite(a - b)).collect()
     }
+}
+
+/// The total variation where all deviations are 1 and the means so far apart.
+fn equally_wide(shift: f64) -> f64 {
+    erf(shift / (2.0 * SQRT_2))
+}
+
+fn finite(value: f64) -> Result<f64> {
+    if value.is_finite() {
+        return Ok(value);
+    }
+    let what = "the difference of two normal distributions".into();
+    Err(Error::NonFiniteData { what, value, position: vec![] })
 }
 
 /// The coordinates in which a normal distribution is a standard one.
@@ -191,29 +211,42 @@ impl Whitening {
         if columns == 0 {
             return Some(Vec::new());
         }
-        if self.rank == 0 {
-            return vectors.iter().all(|&x| x == 0.0).then(Vec::new);
+        let unit = largest(vectors);
+        if unit == 0.0 {
+            return Some(vec![0.0; self.rank * columns]);
         }
+        if self.rank == 0 {
+            return None;
+        }
+        let vectors: Vec<f64> = vectors.iter().map(|x| x / unit).collect();
         let directions = Matrix::new(&self.directions, self.dims, self.rank);
-        let mut along = product(directions.t(), Matrix::new(vectors, self.dims, columns));
+        let mut along = product(directions.t(), Matrix::new(&vectors, self.dims, columns));
         if self.rank < self.dims {
             let directions = Matrix::new(&self.directions, self.dims, self.rank);
             let inside = product(directions, Matrix::new(&along, self.rank, columns));
             let outside: Vec<f64> =
                 vectors.iter().zip(inside).map(|(x, inside)| x - inside).collect();
-            if squared_length(&outside) > ROUNDING * ROUNDING * squared_length(vectors) {
+            if length(&outside) > ROUNDING * length(&vectors) {
                 return None;
             }
         }
         for (row, deviation) in along.chunks_exact_mut(columns).zip(&self.deviations) {
-            row.iter_mut().for_each(|x| *x /= deviation);
+            row.iter_mut().for_each(|x| *x *= unit / deviation);
         }
         Some(along)
     }
 }
 
-fn squared_length(vector: &[f64]) -> f64 {
-    vector.iter().map(|x| x * x).sum()
+fn largest(vector: &[f64]) -> f64 {
+    vector.iter().fold(0.0, |most, x| x.abs().max(most))
+}
+
+/// Without the overflow and the underflow of squares.
+fn length(vector: &[f64]) -> f64 {
+    match largest(vector) {
+        unit @ (0.0 | f64::INFINITY) => unit,
+        unit => unit * vector.iter().map(|x| (x / unit).powi(2)).sum::<f64>().sqrt(),
+    }
 }
 
 #[cfg(test)]
@@ -315,6 +348,58 @@ mod tests {
         assert_eq!(a.total_variation(&beside).unwrap(), 1.0);
         assert_eq!(line(1.0, 0.0).total_variation(&line(1.0, 2.0)).unwrap(), 1.0);
         assert_eq!(line(1.0, 0.0).wasserstein1(&line(3.0, 0.0)).unwrap(), 2.0);
+    }
+
+    #[test]
+    fn total_variation_is_continuous_where_the_variances_become_equal() {
+        let of = |shift: f64, variance: f64| {
+            let (a, b) = (line(0.0, 1.0), Gaussian::new(vec![shift], vec![variance]).unwrap());
+            let (there, back) = (a.total_variation(&b).unwrap(), b.total_variation(&a).unwrap());
+            assert!((there - back).abs() < 1e-14, "{there} {back}");
+            there
+        };
+        for shift in [0.0, 1e-12, 1e-8, 1e-3, 0.5, 3.0, 50.0] {
+            let equal = of(shift, 1.0);
+            assert!((equal - erf(shift / (2.0 * SQRT_2))).abs() < 1e-15);
+            assert!((of(shift, 1.0f64.next_up()) - equal).abs() < 1e-15);
+            assert!((of(shift, 1.0f64.next_down()) - equal).abs() < 1e-15);
+            for exponent in 6..=16 {
+                let more = 10f64.powi(-exponent);
+                assert!(
+                    (of(shift, 1.0 + more) - equal).abs() < 0.3 * more + 1e-15,
+                    "{shift} {more}"
+                );
+            }
+        }
+        // The density at a deviation of 1, on both sides, by which the deviation is the larger.
+        let slope = of(0.0, 1.0 + 1e-6) / 0.5e-6;
+        assert!((slope - 2.0 * 0.241_970_724_519_143_37).abs() < 1e-5, "{slope}");
+    }
+
+    #[test]
+    fn neither_overflow_nor_underflow_decides() {
+        let flat = |y: f64| Gaussian::new(vec![0.0, y], vec![1.0, 0.0, 0.0, 0.0]).unwrap();
+        // The shift points to where neither varies.
+        for shift in [1e200, 1e-170, 1e308] {
+            assert_eq!(flat(0.0).total_variation(&flat(shift)).unwrap(), 1.0);
+            assert_eq!(flat(0.0).kl(&flat(shift)).unwrap(), f64::INFINITY);
+        }
+        let at = |x: f64| Gaussian::new(vec![x, 0.0], vec![1.0, 0.0, 0.0, 1.0]).unwrap();
+        assert_eq!(at(0.0).total_variation(&at(1e200)).unwrap(), 1.0);
+        let (small, density) =
+            (at(0.0).total_variation(&at(1e-170)).unwrap(), 0.398_942_280_401_432_7);
+        assert!((small / 1e-170 - density).abs() < 1e-15, "{small}");
+        let far = Gaussian::new(vec![f64::MAX], vec![1.0]).unwrap();
+        let other = Gaussian::new(vec![f64::MIN], vec![2.0]).unwrap();
+        assert_eq!(line(0.0, 1.0).total_variation(&other).unwrap(), 1.0);
+        for result in [
+            at(0.0).kl(&at(1e200)),
+            far.wasserstein1(&other),
+            far.wasserstein2(&other),
+            far.total_variation(&other),
+        ] {
+            assert!(matches!(result, Err(Error::NonFiniteData { .. })), "{result:?}");
+        }
     }
 
     #[test]

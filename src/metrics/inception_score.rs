@@ -1,5 +1,6 @@
 //! The inception score.
 
+use super::memory::room_for;
 use super::{Estimate, Points};
 use crate::error::{Error, Result};
 
@@ -41,7 +42,8 @@ impl InceptionScore {
     /// rounding of the splits' sizes as in the authors' code.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for no splits; [`Error::DatasetTooSmall`] for a split without samples.
+    /// [`Error::InvalidConfig`] for no splits and for more than fit in memory; [`Error::DatasetTooSmall`] for a split without
+    /// samples.
     pub fn new(samples: usize, splits: usize) -> Result<Self> {
         if splits == 0 {
             return Err(Error::config("the number of splits", 0, "1 or more"));
@@ -50,7 +52,9 @@ impl InceptionScore {
             let purpose = "one for each split of the inception score".into();
             return Err(Error::DatasetTooSmall { len: samples, needed: splits, purpose });
         }
-        Ok(Self { samples, splits: vec![Split::default(); splits], seen: 0 })
+        let mut all = room_for("the number of splits", &[splits])?;
+        all.resize(splits, Split::default());
+        Ok(Self { samples, splits: all, seen: 0 })
     }
 
     /// Takes the class probabilities of some more samples, `(batch, classes)`.
@@ -179,6 +183,8 @@ mod tests {
     #[test]
     fn what_has_no_score_is_refused() {
         assert!(matches!(InceptionScore::new(9, 0), Err(Error::InvalidConfig { .. })));
+        let endless = InceptionScore::new(usize::MAX, usize::MAX);
+        assert!(matches!(endless, Err(Error::InvalidConfig { .. })));
         assert!(matches!(InceptionScore::new(9, 10), Err(Error::DatasetTooSmall { .. })));
         let mut score = InceptionScore::new(2, 1).unwrap();
         let points = |values: &[f64]| Points::new(values.to_vec(), 2).unwrap();

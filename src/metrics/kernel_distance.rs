@@ -17,7 +17,7 @@ const BLOCK: usize = 256;
 /// |---|---|---|
 /// | `subsets` | 100 | estimates |
 /// | `subset_size` | 1000 | points of each set in an estimate, drawn without replacement |
-/// | `degree` | 3 | of the polynomial |
+/// | `degree` | 3 | of the polynomial, 1 to 100 |
 /// | `gamma` | `None` | the factor of the scalar product; one over the number of dimensions where there is none |
 /// | `coefficient` | 1 | the summand |
 /// | `seed` | 0 | decides the draws |
@@ -44,7 +44,7 @@ pub struct KernelDistance {
     pub subsets: usize,
     /// Points of each set in an estimate, at least 2.
     pub subset_size: usize,
-    /// The degree of the polynomial, at least 1.
+    /// The degree of the polynomial, 1 to 100.
     pub degree: u32,
     /// The factor of the scalar product, above 0.
     pub gamma: Option<f64>,
@@ -117,7 +117,7 @@ impl KernelDistance {
         Estimate::of(&values, "the kernel distance")
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let check = |fine: bool, name: &str, value: String, expected: &str| {
             if fine { Ok(()) } else { Err(Error::config(name, value, expected)) }
         };

@@ -23,6 +23,7 @@ pub mod divergence;
 #[cfg(feature = "metrics")]
 mod eigen;
 mod features;
+mod finite;
 #[cfg(feature = "metrics")]
 mod gaussian;
 #[cfg(feature = "metrics")]
@@ -30,6 +31,7 @@ mod gaussian_distances;
 mod inception;
 mod inception_score;
 mod kernel_distance;
+mod memory;
 #[cfg(feature = "metrics")]
 mod mnist_classifier;
 mod modes;

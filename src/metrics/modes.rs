@@ -40,7 +40,8 @@ impl ModeCoverage {
     /// dimension. A sample is of the mode whose centre is nearest, of high quality within `3 sigma` of it.
     ///
     /// # Errors
-    /// [`Error::Shape`] for centres of other dimensions; [`Error::InvalidConfig`] for a `sigma` that is not above 0.
+    /// [`Error::Shape`] for centres of other dimensions; [`Error::InvalidConfig`] for a `sigma` that is not above 0;
+    /// [`Error::NonFiniteData`] where a distance is above the largest `f64`.
     pub fn of_mixture(samples: &Points, centres: &Points, sigma: f64) -> Result<Self> {
         if samples.dims() != centres.dims() {
             return Err(Error::Shape {
@@ -55,13 +56,18 @@ impl ModeCoverage {
         let mut counts = vec![0; centres.len()];
         let mut shown = vec![false; centres.len()];
         let mut high_quality = 0;
-        for sample in samples {
-            let distance = |centre: &[f64]| -> f64 {
-                sample.iter().zip(centre).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+        for (at, sample) in samples.iter().enumerate() {
+            // By no squares, which would overflow.
+            let distance = |centre: &[f64]| {
+                sample.iter().zip(centre).fold(0.0, |sum: f64, (a, b)| sum.hypot(a - b))
             };
             let (mode, nearest) = (centres.iter().map(distance).enumerate())
                 .min_by(|(_, a), (_, b)| a.total_cmp(b))
                 .unwrap_or_default();
+            if !nearest.is_finite() {
+                let what = "the distance of a sample to the nearest centre".into();
+                return Err(Error::NonFiniteData { what, value: nearest, position: vec![at] });
+            }
             counts[mode] += 1;
             if nearest <= 3.0 * sigma {
                 shown[mode] = true;
@@ -149,6 +155,19 @@ mod tests {
         let found = ModeCoverage::of_classes(&classes, &[0.25, 0.5, 0.25]).unwrap();
         let expected = 0.75 * 3f64.ln() + 0.25 * 0.5f64.ln();
         assert!((found.reverse_kl - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn far_samples_are_of_the_nearest_mode_too() {
+        let centres = Points::new(vec![-1e200, 1e200], 1).unwrap();
+        let samples = Points::new(vec![2e200, 1e200, 1e200], 1).unwrap();
+        let found = ModeCoverage::of_mixture(&samples, &centres, 1.0).unwrap();
+        assert_eq!((found.found, found.reverse_kl), (1, 2f64.ln()));
+        let [low, high] = [f64::MIN, f64::MAX].map(|x| Points::new(vec![x], 1).unwrap());
+        assert!(matches!(
+            ModeCoverage::of_mixture(&low, &high, 1.0),
+            Err(Error::NonFiniteData { .. })
+        ));
     }
 
     #[test]

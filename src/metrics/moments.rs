@@ -1,6 +1,7 @@
 //! Mean and covariance of a stream.
 
 use super::Points;
+use super::memory::room_for;
 use crate::error::{Error, Result};
 use crate::kernels::matmul::{Matrix, product};
 
@@ -21,8 +22,10 @@ pub(super) struct Moments {
 
 impl Moments {
     /// Of no points yet.
-    pub fn new(dims: usize) -> Self {
-        Self { count: 0, mean: vec![0.0; dims], scatter: vec![0.0; dims * dims] }
+    pub fn new(dims: usize) -> Result<Self> {
+        let mut scatter = room_for("the size of a covariance", &[dims, dims])?;
+        scatter.resize(dims * dims, 0.0);
+        Ok(Self { count: 0, mean: vec![0.0; dims], scatter })
     }
 
     pub fn add(&mut self, batch: &Points) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use super::finite::finite;
 use crate::error::{Error, Result};
 use crate::layers::AvgPool2d;
-use crate::ops::first_non_finite;
 
 /// The multi-scale structural similarity of pairs of images (Wang, Simoncelli and Bovik 2003), 0 to 1, and 1 for equal ones.
 ///
@@ -16,11 +16,12 @@ use crate::ops::first_non_finite;
 /// | `weights` | 0.0448, 0.2856, 0.3001, 0.2363, 0.1333 | the exponent of each scale, finest first; the paper's |
 /// | `window` | 11 | the side of the Gaussian window, odd |
 /// | `sigma` | 1.5 | its standard deviation in pixels |
-/// | `range` | 2 | the difference of white and black: images are from -1 to 1 |
+/// | `black`, `white` | -1, 1 | the smallest and the largest value that a pixel can have |
 ///
 /// Each scale halves the image, and the coarsest must hold a window: five scales take sides above 160. For smaller images
-/// take fewer scales with [`scales`](Self::scales); a figure compares only with one of the same settings. The stabilising
-/// constants are (0.01 range)² and (0.03 range)²; a negative similarity of a scale counts as 0.
+/// take fewer scales with [`scales`](Self::scales); a figure compares only with one of the same settings. As the paper's are
+/// 0 for black, pixels count from there. The stabilising constants are (0.01 L)² and (0.03 L)² with L = white - black; a
+/// negative similarity of a scale counts as 0.
 ///
 /// ```
 /// use candle_core::{DType, Device};
@@ -43,14 +44,16 @@ pub struct MsSsim {
     pub window: usize,
     /// The standard deviation of the window in pixels, above 0.
     pub sigma: f64,
-    /// The difference of the largest and the smallest value that a pixel can have, above 0.
-    pub range: f64,
+    /// The smallest value that a pixel can have.
+    pub black: f64,
+    /// The largest value that a pixel can have, above `black`.
+    pub white: f64,
 }
 
 impl Default for MsSsim {
     fn default() -> Self {
         let weights = vec![0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
-        Self { weights, window: 11, sigma: 1.5, range: 2.0 }
+        Self { weights, window: 11, sigma: 1.5, black: -1.0, white: 1.0 }
     }
 }
 
@@ -76,13 +79,15 @@ impl MsSsim {
     /// [`Error::InvalidConfig`] for a setting outside its range.
     pub fn between(&self, images: &Tensor, others: &Tensor) -> Result<Vec<f64>> {
         self.check(images, others)?;
-        let [mut x, mut y] = [planes(images)?, planes(others)?];
+        let [mut x, mut y] = [self.planes(images)?, self.planes(others)?];
         finite("the batch of images", &x)?;
         finite("the other batch of images", &y)?;
         let last = self.weights.len() - 1;
         let mut similarity: Option<Tensor> = None;
         for (scale, &weight) in self.weights.iter().enumerate() {
-            let factor = self.at_scale(&x, &y, scale == last)?.relu()?.powf(weight)?;
+            let factor = self.at_scale(&x, &y, scale == last)?;
+            finite("the structural similarity at a scale", &factor)?;
+            let factor = factor.relu()?.powf(weight)?;
             similarity = Some(match similarity {
                 Some(product) => (product * factor)?,
                 None => factor,
@@ -121,7 +126,8 @@ impl MsSsim {
 
     /// For each plane the mean of the contrast and structure term, with the luminance term at the coarsest scale: `(planes)`.
     fn at_scale(&self, x: &Tensor, y: &Tensor, with_luminance: bool) -> Result<Tensor> {
-        let (c1, c2) = ((0.01 * self.range).powi(2), (0.03 * self.range).powi(2));
+        let range = self.white - self.black;
+        let (c1, c2) = ((0.01 * range).powi(2), (0.03 * range).powi(2));
         let (mean_x, mean_y) = (self.blur(x)?, self.blur(y)?);
         let (square_x, square_y, cross) = (mean_x.sqr()?, mean_y.sqr()?, (&mean_x * &mean_y)?);
         let variance_x = (self.blur(&x.sqr()?)? - &square_x)?;
@@ -138,11 +144,17 @@ impl MsSsim {
         Ok(map.flatten_from(1)?.mean(1)?)
     }
 
+    /// Each channel of each image as a plane of its own, `(planes, 1, height, width)`, with black at 0, on the CPU in `f64`.
+    fn planes(&self, images: &Tensor) -> Result<Tensor> {
+        let planes = images.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        Ok((planes.flatten(0, 1)?.unsqueeze(1)?.contiguous()? - self.black)?)
+    }
+
     /// The weighted mean of each window that lies within the plane.
     fn blur(&self, x: &Tensor) -> Result<Tensor> {
         let middle = (self.window / 2) as f64;
         let weights: Vec<f64> = (0..self.window)
-            .map(|i| (-(i as f64 - middle).powi(2) / (2.0 * self.sigma.powi(2))).exp())
+            .map(|i| (-0.5 * ((i as f64 - middle) / self.sigma).powi(2)).exp())
             .collect();
         let sum: f64 = weights.iter().sum();
         let along = |x: &Tensor, dim: usize| -> Result<Tensor> {
@@ -159,7 +171,7 @@ impl MsSsim {
             false => Err(Error::config(format!("{name} of MS-SSIM"), value, "above 0")),
         };
         positive("sigma", self.sigma)?;
-        positive("range", self.range)?;
+        positive("white - black", self.white - self.black)?;
         self.weights.iter().try_for_each(|&weight| positive("a weight", weight))?;
         if self.weights.is_empty() || self.weights.len() > 16 {
             let scales = self.weights.len();
@@ -177,7 +189,7 @@ impl MsSsim {
         }
         // Halved at each scale, and rounded up.
         let halvings = self.weights.len() - 1;
-        let least = ((self.window - 1) << halvings) + 1;
+        let least = (self.window - 1).saturating_mul(1 << halvings).saturating_add(1);
         match images.dims() {
             &[(1..), (1..), height, width] if height.min(width) >= least => Ok(()),
             got => Err(Error::Shape {
@@ -191,20 +203,6 @@ impl MsSsim {
             }),
         }
     }
-}
-
-/// Refuses NaN and infinities, which the ReLU of a similarity would hide.
-fn finite(what: &str, values: &Tensor) -> Result<()> {
-    match first_non_finite(values)? {
-        Some(value) => Err(Error::NonFiniteData { what: what.into(), value, position: vec![] }),
-        None => Ok(()),
-    }
-}
-
-/// Each channel of each image as a plane of its own, `(planes, 1, height, width)`, on the CPU in `f64`.
-fn planes(images: &Tensor) -> Result<Tensor> {
-    let planes = images.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-    Ok(planes.flatten(0, 1)?.unsqueeze(1)?.contiguous()?)
 }
 
 #[cfg(test)]
@@ -270,10 +268,27 @@ mod tests {
             MsSsim { window: 10, ..two.clone() },
             MsSsim { window: 0, ..two.clone() },
             MsSsim { sigma: 0.0, ..two.clone() },
-            MsSsim { range: f64::NAN, ..two.clone() },
+            MsSsim { white: f64::NAN, ..two.clone() },
+            MsSsim { white: -1.0, ..two.clone() },
+            MsSsim { black: -f64::MAX, white: f64::MAX, ..two.clone() },
         ] {
             assert!(matches!(settings.between(&x, &x), Err(Error::InvalidConfig { .. })));
         }
         assert!(MsSsim::scales(0).is_err() && MsSsim::scales(6).is_err());
+        // A shift of it would have wrapped.
+        let window = MsSsim { window: usize::MAX / 2 + 2, ..two.clone() };
+        assert!(matches!(window.between(&x, &x), Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    fn numbers_far_too_small_or_large_hide_nothing() -> Result<()> {
+        let (x, y) = (images(1, 21), images(2, 21));
+        // Either window is a single pixel.
+        let [narrow, narrowest] =
+            [1e-2, 1e-200].map(|sigma| MsSsim { sigma, ..MsSsim::scales(2).unwrap() });
+        assert_eq!(narrowest.between(&x, &y)?, narrow.between(&x, &y)?);
+        let huge = ((x.to_dtype(DType::F64)? * 1e200)?, (y.to_dtype(DType::F64)? * 1e200)?);
+        assert!(matches!(narrow.between(&huge.0, &huge.1), Err(Error::NonFiniteData { .. })));
+        Ok(())
     }
 }

@@ -90,7 +90,11 @@ impl<'a> Neighbourhoods<'a> {
         }
         if points.len() <= k {
             let purpose = format!("a neighbour number {k} of each");
-            return Err(Error::DatasetTooSmall { len: points.len(), needed: k + 1, purpose });
+            return Err(Error::DatasetTooSmall {
+                len: points.len(),
+                needed: k.saturating_add(1),
+                purpose,
+            });
         }
         let nearest =
             against_all(points, points, vec![f64::INFINITY; k], |nearest, i, j, distance| {
@@ -266,6 +270,8 @@ mod tests {
         assert!(matches!(Neighbourhoods::new(&three, 0), Err(Error::InvalidConfig { .. })));
         let error = precision_recall(&three, &three, 3).unwrap_err();
         assert!(matches!(error, Error::DatasetTooSmall { len: 3, needed: 4, .. }), "{error}");
+        let error = Neighbourhoods::new(&three, usize::MAX).unwrap_err();
+        assert!(matches!(error, Error::DatasetTooSmall { needed: usize::MAX, .. }), "{error}");
         let error = density_coverage(&three, &points(1, 9, 3), 2).unwrap_err();
         assert!(matches!(error, Error::Shape { .. }), "{error}");
         let huge = Points::new(vec![1e200, -1e200, 0.0], 1).unwrap();

@@ -1,10 +1,12 @@
 //! All measures that compare features, from one pass of the network over the samples.
 
+use std::mem::discriminant;
+
 use candle_core::Tensor;
 
-#[cfg(feature = "metrics")]
-use super::Gaussian;
 use super::features::{Features, read};
+#[cfg(feature = "metrics")]
+use super::{Gaussian, eigen::Root};
 use super::{InceptionScore, KernelDistance, Points, Score, density_coverage, precision_recall};
 use crate::error::{Error, Result};
 
@@ -35,6 +37,41 @@ pub enum Measure {
     },
 }
 
+impl Measure {
+    /// Refuses settings outside their range.
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::KernelDistance(settings) => settings.check(),
+            Self::InceptionScore { splits: 0 } => {
+                Err(Error::config("the number of splits", 0, "1 or more"))
+            }
+            Self::PrecisionRecall { k: 0 } | Self::DensityCoverage { k: 0 } => {
+                Err(Error::config("k, the number of the neighbour", 0, "1 or more"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses fewer real or generated samples than it takes.
+    fn check_count(&self, len: usize, real: bool) -> Result<()> {
+        let needed = match *self {
+            #[cfg(feature = "metrics")]
+            Self::FrechetDistance => 2,
+            Self::KernelDistance(settings) => settings.subset_size,
+            Self::InceptionScore { splits } if !real => splits,
+            Self::PrecisionRecall { k } => k.saturating_add(1),
+            Self::DensityCoverage { k } if real => k.saturating_add(1),
+            _ => 1,
+        };
+        if len < needed {
+            let side = if real { "real" } else { "generated" };
+            let purpose = format!("as {side} samples for {self:?}");
+            return Err(Error::DatasetTooSmall { len, needed, purpose });
+        }
+        Ok(())
+    }
+}
+
 /// Measures of generated samples against one set of real ones, whose features are computed once.
 ///
 /// ```no_run
@@ -50,7 +87,7 @@ pub enum Measure {
 ///     batches_of(real.samples(), 500),
 /// )?;
 /// for score in quality.measure(10_000, batches_of(&generated, 500))? {
-///     println!("{score}"); // Frechet distance 3.2100 (features: mnist-cnn-1, 10000 against 10000 samples)
+///     println!("{score}"); // Frechet distance 3.210 (features: mnist-cnn-1, 10000 against 10000 samples)
 /// }
 /// # Ok(())
 /// # }
@@ -60,6 +97,9 @@ pub struct Quality<F> {
     network: F,
     measures: Vec<Measure>,
     real: Collected,
+    /// That of the real features' distribution, which takes as long as all else of a Fréchet distance.
+    #[cfg(feature = "metrics")]
+    root: Option<Root>,
 }
 
 /// The samples of a tensor `(samples, ...)`, so many at a time.
@@ -87,22 +127,42 @@ impl<F: Features> Quality<F> {
     /// Reads the real samples, in batches of images `(batch, channels, height, width)`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for an inception score without classes; [`Error::DatasetTooSmall`]; those of the batches, the
-    /// network and the measures.
+    /// [`Error::InvalidConfig`] for no measures, one that is given twice (its scores would have one name), a setting outside
+    /// its range, and an inception score without classes; [`Error::DatasetTooSmall`]; those of the batches and the network.
     pub fn new(
         network: F,
         measures: impl Into<Vec<Measure>>,
         real: impl IntoIterator<Item = Result<Tensor>>,
     ) -> Result<Self> {
         let measures = measures.into();
-        for measure in &measures {
+        if measures.is_empty() {
+            return Err(Error::config("the list of measures", "empty", "at least one"));
+        }
+        for (at, measure) in measures.iter().enumerate() {
+            measure.check()?;
+            let same = |other: &Measure| discriminant(other) == discriminant(measure);
+            if measures[..at].iter().any(same) {
+                let expected = "each measure once, as its scores have its name alone";
+                return Err(Error::config(
+                    "the list of measures",
+                    format!("{measures:?}"),
+                    expected,
+                ));
+            }
             if let (Measure::InceptionScore { .. }, None) = (measure, network.classes()) {
                 let name = format!("the classes of the network {}", network.name());
                 return Err(Error::config(name, "absent", "a classifier, for the inception score"));
             }
         }
         let real = collect(&network, &measures, real, |_| Ok(()))?;
-        Ok(Self { network, measures, real })
+        measures.iter().try_for_each(|measure| measure.check_count(real.samples, true))?;
+        Ok(Self {
+            network,
+            measures,
+            #[cfg(feature = "metrics")]
+            root: real.gaussian.as_ref().map(Gaussian::root).transpose()?,
+            real,
+        })
     }
 
     /// The network.
@@ -121,6 +181,7 @@ impl<F: Features> Quality<F> {
     ) -> Result<Vec<Score>> {
         let mut inception_scores = Vec::new();
         for measure in &self.measures {
+            measure.check_count(samples, false)?;
             if let &Measure::InceptionScore { splits } = measure {
                 inception_scores.push(InceptionScore::new(samples, splits)?);
             }
@@ -150,10 +211,11 @@ impl<F: Features> Quality<F> {
             match *measure {
                 #[cfg(feature = "metrics")]
                 Measure::FrechetDistance => {
-                    if let Some((real, generated)) =
-                        self.real.gaussian.as_ref().zip(generated.gaussian.as_ref())
-                    {
-                        add("frechet_distance", real.frechet_distance(generated)?, None);
+                    let real = self.real.gaussian.as_ref().zip(self.root.as_ref());
+                    if let Some(((real, root), generated)) = real.zip(generated.gaussian.as_ref()) {
+                        let distance =
+                            real.frechet_distance_by_roots(root, generated, &generated.root()?)?;
+                        add("frechet_distance", distance, None);
                     }
                 }
                 Measure::KernelDistance(settings) => {
@@ -206,7 +268,7 @@ fn collect(
     let keeps = measures.iter().any(keeps);
     let (mut samples, mut kept) = (0, Vec::new());
     let features = batches.into_iter().map(|images| -> Result<Points> {
-        let (features, probabilities) = read(network, &images?)?;
+        let (features, probabilities) = read(network, &images?, samples)?;
         samples += features.len();
         if let Some(probabilities) = probabilities {
             with_probabilities(&probabilities)?;
@@ -240,4 +302,96 @@ fn collect(
 
 fn drain(mut batches: impl Iterator<Item = Result<Points>>) -> Result<()> {
     batches.try_for_each(|batch| batch.map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use candle_core::{DType, Device};
+
+    use super::super::Outputs;
+    use super::*;
+
+    /// An image's two pixels, which counts its calls; NaN for pixels above 9.
+    #[derive(Debug)]
+    struct Pixels(Cell<usize>);
+
+    impl Features for Pixels {
+        fn name(&self) -> &str {
+            "pixels"
+        }
+
+        fn dims(&self) -> usize {
+            2
+        }
+
+        fn outputs(&self, images: &Tensor) -> Result<Outputs> {
+            self.0.set(self.0.get() + 1);
+            let nan = images.affine(0.0, f64::NAN)?;
+            let features = images.gt(9.0)?.where_cond(&nan, images)?.flatten_from(1)?;
+            Ok(Outputs { features, probabilities: None })
+        }
+    }
+
+    fn images(count: u32) -> Tensor {
+        let pixels = Tensor::arange(0, 2 * count, &Device::Cpu).unwrap();
+        let pixels = (pixels.to_dtype(DType::F64).unwrap() * 0.01).unwrap();
+        pixels.reshape((count as usize, 1, 1, 2)).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused_before_the_network_runs() {
+        let network = Pixels(Cell::new(0));
+        let kernel = KernelDistance { subset_size: 1, ..Default::default() };
+        for measures in [
+            vec![],
+            vec![Measure::PrecisionRecall { k: 0 }],
+            vec![Measure::DensityCoverage { k: 0 }],
+            vec![Measure::KernelDistance(kernel)],
+            vec![Measure::InceptionScore { splits: 0 }],
+            vec![Measure::InceptionScore { splits: 1 }],
+            vec![Measure::PrecisionRecall { k: 3 }, Measure::PrecisionRecall { k: 5 }],
+        ] {
+            let error = Quality::new(&network, measures, batches_of(&images(9), 4)).unwrap_err();
+            assert!(matches!(error, Error::InvalidConfig { .. }), "{error}");
+        }
+        assert_eq!(network.0.get(), 0);
+        let few =
+            Quality::new(&network, [Measure::DensityCoverage { k: 9 }], batches_of(&images(9), 4));
+        assert!(matches!(few, Err(Error::DatasetTooSmall { len: 9, needed: 10, .. })));
+        let quality =
+            Quality::new(&network, [Measure::PrecisionRecall { k: 4 }], batches_of(&images(9), 4));
+        let calls = network.0.get();
+        let few = quality.unwrap().measure(4, batches_of(&images(4), 4));
+        assert!(matches!(few, Err(Error::DatasetTooSmall { len: 4, needed: 5, .. })));
+        assert_eq!(network.0.get(), calls);
+    }
+
+    #[test]
+    fn features_that_are_not_finite_name_the_network_and_the_sample() -> Result<()> {
+        let network = Rc::new(Pixels(Cell::new(0)));
+        let measures = [Measure::PrecisionRecall { k: 1 }];
+        let quality = Quality::new(Rc::clone(&network), measures, batches_of(&images(9), 4))?;
+        let bad = Tensor::cat(&[images(5), (images(2) + 8.99)?], 0)?;
+        let error = quality.measure(7, batches_of(&bad, 4)).unwrap_err().to_string();
+        let expected =
+            "the features of the network pixels, by sample and place, holds NaN at [6, 0]";
+        assert!(error.starts_with(expected), "{error}");
+        Ok(())
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn the_distance_by_the_kept_root_is_the_distance() -> Result<()> {
+        let (real, generated) = (images(9), images(7));
+        let network = Pixels(Cell::new(0));
+        let quality = Quality::new(&network, [Measure::FrechetDistance], batches_of(&real, 4))?;
+        let of = |images: &Tensor| Gaussian::of(&Points::from_tensor(images)?);
+        let expected = of(&real)?.frechet_distance(&of(&generated)?)?;
+        let found = quality.measure(7, batches_of(&generated, 7))?[0].value;
+        assert!((found - expected).abs() < 1e-12 * expected, "{found} {expected}");
+        Ok(())
+    }
 }

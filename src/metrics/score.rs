@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ModeCoverage;
 
 /// One figure of sample quality, which prints with all that it depends on:
-/// `Frechet distance 3.2100 (features: mnist-cnn-1, 10000 against 10000 samples)`.
+/// `Frechet distance 3.210 (features: mnist-cnn-1, 10000 against 10000 samples)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// What it is, such as `frechet_distance`.
@@ -39,15 +39,10 @@ impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = self.measure.replace('_', " ");
         let first = words.chars().next().into_iter().flat_map(char::to_uppercase);
-        write!(
-            f,
-            "{}{} {:.4}",
-            first.collect::<String>(),
-            words.get(1..).unwrap_or(""),
-            self.value
-        )?;
+        let (first, value) = (first.collect::<String>(), digits(self.value));
+        write!(f, "{first}{} {value}", words.get(1..).unwrap_or(""))?;
         if let Some(deviation) = self.deviation {
-            write!(f, " +- {deviation:.4}")?;
+            write!(f, " +- {}", digits(deviation))?;
         }
         f.write_str(" (")?;
         if let Some(features) = &self.features {
@@ -57,6 +52,16 @@ impl fmt::Display for Score {
             Some(real) => write!(f, "{} against {real} samples)", self.samples),
             None => write!(f, "{} samples)", self.samples),
         }
+    }
+}
+
+/// With four digits that mean something.
+fn digits(value: f64) -> String {
+    let exponent = value.abs().log10().floor();
+    match exponent {
+        -4.0..=5.0 => format!("{value:.*}", (3.0 - exponent).max(0.0) as usize),
+        _ if value == 0.0 => "0".into(),
+        _ => format!("{value:.3e}"),
     }
 }
 
@@ -98,12 +103,26 @@ mod tests {
             samples: 10_000,
             real: Some(9_000),
         };
-        let expected =
-            "Frechet distance 3.2100 (features: mnist-cnn-1, 10000 against 9000 samples)";
+        let expected = "Frechet distance 3.210 (features: mnist-cnn-1, 10000 against 9000 samples)";
         assert_eq!(score.to_string(), expected);
         assert_eq!(score.name(), "frechet_distance (mnist-cnn-1)");
-        let own = Score { deviation: Some(0.25), features: None, real: None, ..score };
-        assert_eq!(own.to_string(), "Frechet distance 3.2100 +- 0.2500 (10000 samples)");
+        let own = Score { deviation: Some(0.000_123_46), features: None, real: None, ..score };
+        assert_eq!(own.to_string(), "Frechet distance 3.210 +- 0.0001235 (10000 samples)");
         assert_eq!(own.name(), "frechet_distance");
+    }
+
+    #[test]
+    fn four_digits_of_any_figure() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (1e-4, "0.0001000"),
+            (-0.012_345_6, "-0.01235"),
+            (26.0, "26.00"),
+            (123_456.7, "123457"),
+            (1.234_56e-9, "1.235e-9"),
+            (1.234_56e9, "1.235e9"),
+        ] {
+            assert_eq!(digits(value), expected);
+        }
     }
 }

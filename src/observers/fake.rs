@@ -15,6 +15,8 @@ use crate::history::Record;
 pub(super) struct FakeModels {
     pub dtype: DType,
     pub seen: RefCell<Vec<Tensor>>,
+    /// The number of the first sample of each.
+    pub firsts: RefCell<Vec<usize>>,
     pub diagnosed: RefCell<Vec<CriticDraws>>,
     pub steps: u64,
     pub classes: Option<usize>,
@@ -28,6 +30,7 @@ impl FakeModels {
         Self {
             dtype,
             seen: RefCell::default(),
+            firsts: RefCell::default(),
             diagnosed: RefCell::default(),
             steps: 0,
             classes: None,
@@ -38,8 +41,9 @@ impl FakeModels {
 }
 
 impl Models for FakeModels {
-    fn generate(&self, latent: &Tensor) -> Result<Tensor> {
+    fn generate(&self, latent: &Tensor, first: usize) -> Result<Tensor> {
         self.seen.borrow_mut().push(latent.clone());
+        self.firsts.borrow_mut().push(first);
         Ok(latent.tanh()?.reshape(((), 1, 2, 2))?)
     }
 

@@ -77,11 +77,12 @@ pub struct Snapshot<'a> {
 /// What an observer may ask of the models. Nothing in it changes a run.
 pub trait Models {
     /// Draws from the generator in evaluation mode, or from its moving average where that is on: latent points
-    /// `(batch, latent)` to samples, of each class in turn where it has classes.
+    /// `(batch, latent)` to samples, of each class in turn where it has classes. `first` is the number of the batch's first
+    /// sample, with which the classes begin: 0, or where an earlier batch ended.
     ///
     /// # Errors
     /// Whatever the generator's forward pass returns.
-    fn generate(&self, latent: &Tensor) -> Result<Tensor>;
+    fn generate(&self, latent: &Tensor, first: usize) -> Result<Tensor>;
 
     /// The size of a latent point.
     fn latent_dim(&self) -> usize;

@@ -50,7 +50,7 @@ impl SampleGrid {
             Some(latent) => latent,
             None => self.latent.insert(self.draw_latent(models)?).clone(),
         };
-        let images = models.generate(&latent)?;
+        let images = models.generate(&latent, 0)?;
         image_grid(&images, self.columns)?.scaled(SCALE)?.save_png(self.folder.join(name))
     }
 
@@ -76,7 +76,7 @@ impl Observer for SampleGrid {
     fn prepare(&mut self, models: &dyn Models) -> Result<()> {
         let latent = self.draw_latent(models)?;
         // One picture now rather than the first error hours into the run.
-        image_grid(&models.generate(&latent.narrow(0, 0, 1)?)?, 1)?;
+        image_grid(&models.generate(&latent.narrow(0, 0, 1)?, 0)?, 1)?;
         self.latent = Some(latent);
         files::ensure_replaceable(&self.folder.join("samples.png"))
     }
@@ -112,7 +112,7 @@ mod tests {
         let file = |name| std::fs::read(folder.path().join("new").join(name)).unwrap();
         let latent =
             Stream::new(42, "observer/grid", 0).normal((6, 4), DType::F32, &Device::Cpu)?;
-        let expected = image_grid(&models.generate(&latent)?, 3)?.scaled(2)?;
+        let expected = image_grid(&models.generate(&latent, 0)?, 3)?.scaled(2)?;
         assert_eq!((expected.width(), expected.height()), (20, 12));
         for name in ["samples-000500.png", "samples-1234567.png", "samples.png"] {
             assert_eq!(file(name), expected.encode_png()?, "{name}");

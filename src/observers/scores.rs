@@ -1,8 +1,10 @@
 //! Sample quality at intervals of a run.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 
@@ -31,7 +33,8 @@ type Measures = dyn FnMut(&mut Samples<'_>) -> Result<Vec<Score>>;
 /// evaluation mode, or from its moving average where that is on, at latent points that follow from the seed and are the same
 /// at each look. The run is the same with and without it.
 ///
-/// The samples are measured once before the first step too, so that what cannot be measured is refused there. The file has a
+/// The samples are measured once before the first step too, so that what cannot be measured is refused there, as are two scores
+/// of one name, and a file that another observer of the process writes: see [`file_name`](Self::file_name). The file has a
 /// line for each score, `step,measure,value,deviation,features,samples,real`, with fields left empty where there is nothing to
 /// say; a run that is continued drops the lines of steps that it does again.
 ///
@@ -65,10 +68,11 @@ type Measures = dyn FnMut(&mut Samples<'_>) -> Result<Vec<Score>>;
 /// # }
 /// ```
 pub struct Scores {
-    folder: PathBuf,
+    path: PathBuf,
     samples: usize,
     seed: u64,
     measures: Box<Measures>,
+    claim: Option<Claim>,
     /// Steps that were done when the run was prepared.
     earlier: u64,
     last: Option<u64>,
@@ -86,10 +90,11 @@ impl Scores {
         measures: impl FnMut(&mut Samples<'_>) -> Result<Vec<Score>> + 'static,
     ) -> Self {
         Self {
-            folder: folder.into(),
+            path: folder.into().join("scores.csv"),
             samples,
             seed,
             measures: Box::new(measures),
+            claim: None,
             earlier: 0,
             last: None,
             file: None,
@@ -97,8 +102,10 @@ impl Scores {
         }
     }
 
-    fn path(&self) -> PathBuf {
-        self.folder.join("scores.csv")
+    /// The file's name in the folder, `scores.csv` unless set. Observers of one run need different ones.
+    #[must_use]
+    pub fn file_name(self, name: impl AsRef<Path>) -> Self {
+        Self { path: self.path.with_file_name(name.as_ref()), ..self }
     }
 
     fn measure(&mut self, models: &dyn Models) -> Result<Vec<Score>> {
@@ -106,16 +113,20 @@ impl Scores {
         let mut batches = (0..samples.div_ceil(AT_ONCE)).map(|i| {
             let shape = (AT_ONCE.min(samples - i * AT_ONCE), models.latent_dim());
             let mut stream = Stream::new(seed, "observer/scores", i as u64);
-            models.generate(&stream.normal(shape, models.dtype(), models.device())?)
+            let latent = stream.normal(shape, models.dtype(), models.device())?;
+            models.generate(&latent, i * AT_ONCE)
         });
         let scores = (self.measures)(&mut batches)?;
-        for score in &scores {
-            if !score.value.is_finite() {
-                return Err(Error::NonFiniteData {
-                    what: format!("the score {}", score.name()),
-                    value: score.value,
-                    position: vec![],
-                });
+        for (at, score) in scores.iter().enumerate() {
+            let name = score.name();
+            let mut figures = [Some(score.value), score.deviation].into_iter().flatten();
+            if let Some(value) = figures.find(|figure| !figure.is_finite()) {
+                let what = format!("the score {name}");
+                return Err(Error::NonFiniteData { what, value, position: vec![] });
+            }
+            if scores[..at].iter().any(|other| other.name() == name) {
+                let expected = "a name of its own for each: the last would stand for all";
+                return Err(Error::config("the name of two scores", name, expected));
             }
         }
         Ok(scores)
@@ -126,14 +137,14 @@ impl Scores {
             return Ok(());
         }
         let scores = self.measure(models)?;
-        let path = self.path();
+        let path = &self.path;
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(start(&path, HEADER, self.earlier)?),
+            None => self.file.insert(start(path, HEADER, self.earlier)?),
         };
         let lines: String = scores.iter().map(|score| line(step, score)).collect();
         file.write_all(lines.as_bytes())
-            .map_err(|e| Error::io(&path, "appending to the file", e))?;
+            .map_err(|e| Error::io(path, "appending to the file", e))?;
         for score in &scores {
             tracing::info!(step, "{score}");
         }
@@ -143,10 +154,35 @@ impl Scores {
     }
 }
 
+/// The files that the observers of this process write.
+static CLAIMED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// A file that no other observer may write: the lines of two would be lost in turn.
+struct Claim(PathBuf);
+
+impl Claim {
+    fn new(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(|e| Error::io(path, "finding the file", e))?;
+        if CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
+            return Ok(Self(path));
+        }
+        let expected =
+            "a file of its own for each observer of scores: give this one another file_name";
+        Err(Error::config("the file of the scores, which is taken,", path.display(), expected))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
 fn line(step: u64, score: &Score) -> String {
     let Score { measure, value, deviation, features, samples, real } = score;
     let deviation = deviation.map_or_else(String::new, |deviation| format!("{deviation:?}"));
-    let features = features.as_deref().unwrap_or("").replace([',', '\n'], " ");
+    let word = |text: &str| text.replace([',', '\n', '\r'], " ");
+    let (measure, features) = (word(measure), word(features.as_deref().unwrap_or("")));
     let real = real.map_or_else(String::new, |real| real.to_string());
     format!("{step},{measure},{value:?},{deviation},{features},{samples},{real}\n")
 }
@@ -156,9 +192,12 @@ impl Observer for Scores {
         if self.samples == 0 {
             return Err(Error::config("the number of samples to measure", 0, "1 or more"));
         }
+        if self.claim.is_none() {
+            self.claim = Some(Claim::new(&self.path)?);
+        }
         self.measure(models)?;
         self.earlier = models.steps();
-        files::ensure_replaceable(&self.path())
+        files::ensure_replaceable(&self.path)
     }
 
     fn on_step(&mut self, snapshot: &Snapshot<'_>) -> Result<Flow> {
@@ -176,7 +215,7 @@ impl Observer for Scores {
 
 impl std::fmt::Debug for Scores {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scores").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Scores").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -231,6 +270,7 @@ mod tests {
         let sizes: Vec<usize> =
             models.seen.borrow().iter().map(|latent| latent.dims()[0]).collect();
         assert_eq!(sizes, [256, 256, 88].repeat(4));
+        assert_eq!(*models.firsts.borrow(), [0, 256, 512].repeat(4));
 
         let value = scores[0].1;
         assert_eq!(scores, vec![("largest_pixel (none, really)".to_owned(), value); 3]);
@@ -249,6 +289,38 @@ mod tests {
         let mut nan = Scores::new(folder.path(), 1, 0, |_| Ok(vec![score(f64::NAN, 1)]));
         let error = nan.prepare(&models).unwrap_err().to_string();
         assert!(error.contains("the score largest_pixel (none, really) holds NaN"), "{error}");
+        drop(nan);
+        let deviation = Score { deviation: Some(f64::INFINITY), ..score(1.0, 1) };
+        let mut infinite = Scores::new(folder.path(), 1, 0, move |_| Ok(vec![deviation.clone()]));
+        assert!(matches!(infinite.prepare(&models), Err(Error::NonFiniteData { .. })));
+        drop(infinite);
+        let mut twice =
+            Scores::new(folder.path(), 1, 0, |_| Ok(vec![score(1.0, 1), score(2.0, 1)]));
+        let error = twice.prepare(&models).unwrap_err().to_string();
+        assert!(error.contains("a name of its own for each"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn two_observers_write_two_files() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let models = FakeModels::new(DType::F32);
+        let mut first = observer(folder.path(), 4);
+        first.prepare(&models)?;
+        first.prepare(&models)?; // of a run that goes on
+        let mut second = observer(folder.path(), 8);
+        let error = second.prepare(&models).unwrap_err().to_string();
+        assert!(error.contains("give this one another file_name"), "{error}");
+        let mut second = second.file_name("second.csv");
+        second.prepare(&models)?;
+        for observer in [&mut first, &mut second] {
+            with_snapshot(&[record(1)], &models, |s| observer.on_step(s))?;
+        }
+        for (name, samples) in [("scores.csv", 4), ("second.csv", 8)] {
+            let text = std::fs::read_to_string(folder.path().join(name)).unwrap();
+            assert!(text.ends_with(&format!(",{samples},7\n")), "{text}");
+        }
+        drop(first);
+        observer(folder.path(), 4).prepare(&models)
     }
 }

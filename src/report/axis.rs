@@ -44,7 +44,12 @@ impl Axis {
         self.low..self.high
     }
 
-    /// A finite value in units of the axis, moved to the nearer end where it lies outside.
+    /// A finite value in units of the axis, wherever it lies; not so far that differences overflow.
+    pub(super) fn locate(&self, value: f64) -> f64 {
+        (value / ten_to(self.exponent)).clamp(-1e15, 1e15)
+    }
+
+    /// The same, moved to the nearer end where it lies outside.
     pub(super) fn place(&self, value: f64) -> f64 {
         (value / ten_to(self.exponent)).clamp(self.low, self.high)
     }

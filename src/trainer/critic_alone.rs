@@ -80,11 +80,16 @@ impl<C: Critic> CriticTrainer<C> {
     /// mean f(real) - mean f(fake) of the critic as it is, for batches of any size.
     ///
     /// # Errors
-    /// Those of the critic.
+    /// Those of the critic; [`Error::NonFiniteData`] for an estimate that is NaN or infinite.
     pub fn estimate(&self, real: &Tensor, fake: &Tensor) -> Result<f64> {
         let Self(trainer) = self;
         let estimate = wasserstein_estimate(trainer.critic.model(), real, fake, trainer.batching)?;
-        super::report::number(estimate.detach())
+        let value = super::report::number(estimate.detach())?;
+        if !value.is_finite() {
+            let what = "the critic's estimate, from the samples or the weights that it has,".into();
+            return Err(Error::NonFiniteData { what, value, position: vec![] });
+        }
+        Ok(value)
     }
 
     /// The critic with its parameters.
@@ -194,6 +199,10 @@ mod tests {
         };
         let expected = mean(&real)? - mean(&fake)?;
         assert!((trainer.estimate(&real, &fake)? - expected).abs() < 1e-14);
+        for bad in [f64::NAN, f64::INFINITY] {
+            let bad = trainer.estimate(&(&real * bad)?, &fake);
+            assert!(matches!(bad, Err(Error::NonFiniteData { .. })), "{bad:?}");
+        }
         Ok(())
     }
 

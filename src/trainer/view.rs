@@ -24,8 +24,8 @@ pub(super) struct View<'a, G, C> {
 }
 
 impl<G: Generator, C: Critic> Models for View<'_, G, C> {
-    fn generate(&self, latent: &Tensor) -> Result<Tensor> {
-        let labels = labels_in_turn(self.generator.model(), 0, latent.dim(0)?)?;
+    fn generate(&self, latent: &Tensor, first: usize) -> Result<Tensor> {
+        let labels = labels_in_turn(self.generator.model(), first, latent.dim(0)?)?;
         self.generator.averaged(self.average, || {
             Ok(generate(self.generator.model(), latent, labels.as_ref(), false)?.detach())
         })

@@ -142,7 +142,29 @@ def gaussians():
     put("gaussian.line_w1", sum(quad(gap, i / 4, (i + 1) / 4, **fine)[0] for i in range(-100, 100)))
 
 
-for part in (one_dimension, sets, sinkhorn, discrete, gaussians):
+def assignment_beside_large_costs(a, b, p):
+    cost = cdist(a, b) ** p
+    # No pair of the best assignment costs more than all pairs of another one: what does is out of the question, and would
+    # only drown the rest in its rounding.
+    cost = np.minimum(cost, 2 * np.trace(cost))
+    pairs = linear_sum_assignment(cost)
+    assert cost[pairs].max() < 2 * np.trace(cost)
+    return cost[pairs].mean() ** (1 / p)
+
+
+def large_costs():
+    # Most pairs of points are 10 to 100 times as far apart as partners are.
+    a = rng.normal(size=(150, 2))
+    b = a + 0.03 * rng.normal(size=(150, 2))
+    put("near.a", a)
+    put("near.b", b)
+    put("near.p8", assignment_beside_large_costs(a, b, 8))
+    # A far point that both sets have.
+    a, b = np.vstack([[[3e7, -4e7]], a[1:]]), np.vstack([[[3e7, -4e7]], b[1:]])
+    put("far.p2", assignment_beside_large_costs(a, b, 2))
+
+
+for part in (one_dimension, sets, sinkhorn, discrete, gaussians, large_costs):
     part()
 path = os.path.join(HERE, "distances.safetensors")
 save_file(out, path)

@@ -94,10 +94,15 @@ def similarity():
     window = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
     window = (window / window.sum()).repeat(3, 1, 1, 1)
     settings = {"data_range": 2.0, "size_average": False, "win": window}
+    # The package has black at 0.
+    x, y = x + 1, y + 1
     small, other = x[:, :, :21, :24], y[:, :, :21, :24]
+    # A little contrast about the middle between black and white.
+    grey, nearby = 0.02 * x + 0.98, 0.02 * y + 0.98
     return {
         "ms_ssim_5": pytorch_msssim.ms_ssim(x, y, **settings).tolist(),
         "ms_ssim_1": pytorch_msssim.ssim(small, other, nonnegative_ssim=True, **settings).tolist(),
+        "ms_ssim_grey": pytorch_msssim.ms_ssim(grey, nearby, **settings).tolist(),
     }
 
 

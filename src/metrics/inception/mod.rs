@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
 use super::features::{Features, Outputs, images_at};
+use super::finite::finite;
 use crate::error::{Error, Result};
 use crate::parameters::read_weights;
 use network::Network;
@@ -61,7 +62,7 @@ impl Inception {
     /// Reads the weights, to work in `f32` on the CPU.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] for a file that is no safetensors file; [`Error::Weights`] for one of another network.
+    /// [`Error::Io`]; [`Error::Format`] for a file that is no safetensors file; those of [`from_tensors`](Self::from_tensors).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::load_on(path, &Device::Cpu)
     }
@@ -79,7 +80,8 @@ impl Inception {
     /// The network with these tensors, in `f32` or `f64`, under the names of the public file.
     ///
     /// # Errors
-    /// [`Error::Weights`] with what is missing, unexpected or of another shape; [`Error::DType`] for another type.
+    /// [`Error::Weights`] with what is missing, unexpected or of another shape; [`Error::DType`] for another type;
+    /// [`Error::NonFiniteData`] and [`Error::InvalidConfig`] for NaN, infinities and variances below 0.
     pub fn from_tensors(
         tensors: BTreeMap<String, Tensor>,
         device: &Device,
@@ -116,16 +118,17 @@ impl Inception {
             }
         };
         let images = images_at(images, &self.device, self.dtype)?;
+        finite("the batch of images", &images)?;
         let levels = images.affine(127.5, 127.5)?.round()?.clamp(0.0, 255.0)?;
         let levels = if channels == 1 { levels.repeat((1, 3, 1, 1))? } else { levels };
         Ok(resize(&levels, SIDE)?.affine(1.0 / 128.0, -1.0)?)
     }
 }
 
-/// The first digits of a checksum over names and values, whatever file they came in.
+/// The first digits of a checksum over names and values, whatever file they came in and whatever else was counted there.
 fn digest(tensors: &BTreeMap<String, Tensor>) -> Result<String> {
     let mut sum = Sha256::new();
-    for (name, tensor) in tensors {
+    for (name, tensor) in tensors.iter().filter(|(name, _)| !network::is_counter(name)) {
         sum.update(name.as_bytes());
         let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         for values in values.chunks(4096) {

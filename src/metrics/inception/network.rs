@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::super::finite::finite;
 use super::units::{Unit, units};
 use super::{CLASSES, DIMS};
 use crate::error::{Error, Result};
 use crate::layers::AvgPool2d;
-use crate::ops::{Geometry, conv2d, matmul_nt};
+use crate::ops::{Function, Geometry, activate, conv2d, matmul_nt};
 
+const RELU: Function = Function::LeakyRelu { slope: 0.0 };
 /// TensorFlow's, in every normalisation of the file.
 const EPS: f64 = 1e-3;
 
@@ -48,6 +50,7 @@ impl Network {
             .map(|unit| Ok((unit.name.clone(), Folded::new(unit, &tensors, device, dtype)?)));
         let units = folded.collect::<Result<_>>()?;
         let last = tensors["fc.weight"].to_device(device)?.to_dtype(dtype)?;
+        finite("the weight fc.weight of the Inception network", &last)?;
         Ok(Self { units, last })
     }
 
@@ -127,7 +130,8 @@ impl Network {
     fn chain(&self, x: &Tensor, prefix: &str, names: &[&str]) -> Result<Tensor> {
         names.iter().try_fold(x.clone(), |x, name| {
             let Folded { weight, bias, geometry } = &self.units[&format!("{prefix}{name}")];
-            Ok(conv2d(&x, weight, Some(bias), *geometry)?.relu()?)
+            // Candle's own ReLU makes 0 of NaN.
+            Ok(activate(RELU, &conv2d(&x, weight, Some(bias), *geometry)?)?)
         })
     }
 }
@@ -140,10 +144,20 @@ impl Folded {
         dtype: DType,
     ) -> Result<Self> {
         let get = |part: &str| tensors[&format!("{}.{part}", unit.name)].to_dtype(DType::F64);
-        let scale = (get("bn.weight")? / (get("bn.running_var")? + EPS)?.sqrt()?)?;
+        let variance = get("bn.running_var")?;
+        let least = variance.min_all()?.to_scalar::<f64>()?;
+        if least < 0.0 {
+            let name = format!("the least of {}.bn.running_var", unit.name);
+            return Err(Error::config(name, least, "0 or more, as a variance is"));
+        }
+        let scale = (get("bn.weight")? / (variance + EPS)?.sqrt()?)?;
         let bias = (get("bn.bias")? - (get("bn.running_mean")? * &scale)?)?;
         let weight = get("conv.weight")?.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?;
-        let place = |x: Tensor| x.to_dtype(dtype)?.to_device(device);
+        let place = |x: Tensor| -> Result<Tensor> {
+            let x = x.to_dtype(dtype)?.to_device(device)?;
+            finite(&format!("the weights of the Inception network's unit {}", unit.name), &x)?;
+            Ok(x)
+        };
         let geometry = Geometry {
             stride: [unit.stride; 2],
             padding: unit.padding,
@@ -177,7 +191,7 @@ fn check(tensors: &BTreeMap<String, Tensor>, units: &[Unit], origin: &str) -> Re
             Some(shape) => {
                 mismatched.push(format!("{name}: {:?}, in the model {shape:?}", tensor.dims()));
             }
-            None if name.ends_with(".num_batches_tracked") => {}
+            None if is_counter(name) => {}
             None => unexpected.push(name.clone()),
         }
     }
@@ -187,13 +201,24 @@ fn check(tensors: &BTreeMap<String, Tensor>, units: &[Unit], origin: &str) -> Re
     Err(Error::Weights { origin: origin.into(), missing, unexpected, mismatched })
 }
 
+/// Whether a tensor only counts the batches that a normalisation was trained on.
+pub(super) fn is_counter(name: &str) -> bool {
+    name.ends_with(".num_batches_tracked")
+}
+
 fn cat(branches: &[Tensor]) -> Result<Tensor> {
     Ok(Tensor::cat(branches, 1)?)
 }
 
 /// The largest of each 3 x 3 window at a stride of 2.
 fn halved(x: &Tensor) -> Result<Tensor> {
-    Ok(x.max_pool2d_with_stride(3, 2)?)
+    largest_of_windows(x, 2)
+}
+
+/// Refuses what is not finite: a maximum may pass over NaN.
+fn largest_of_windows(x: &Tensor, stride: usize) -> Result<Tensor> {
+    finite("a layer of the Inception network", x)?;
+    Ok(x.max_pool2d_with_stride(3, stride)?)
 }
 
 /// 3 x 3 windows around each pixel.
@@ -202,7 +227,7 @@ fn pooled(x: &Tensor, pool: Pool) -> Result<Tensor> {
         // After a ReLU nothing is below the zeros of the padding.
         Pool::Max => {
             let padded = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
-            Ok(padded.max_pool2d_with_stride(3, 1)?)
+            largest_of_windows(&padded, 1)
         }
         // The share of a window that lies in the image is what the padding took from the mean.
         Pool::Mean => {

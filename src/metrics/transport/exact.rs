@@ -2,7 +2,7 @@
 
 use super::masses::integer_masses;
 use super::network_simplex::{cheapest_plan, largest_cost};
-use super::{check_dims, check_order, ground::Ground, mean_of_order};
+use super::{check_dims, check_order, ground::Ground, mean_of_order, power};
 use crate::error::{Error, Result};
 use crate::metrics::{Points, WeightedPoints};
 
@@ -96,9 +96,7 @@ pub fn exact<'a, 'b>(
     let (supplies, demands, total) = integer_masses(&a, &b);
     let (rows, supplies) = with_mass(&supplies);
     let (columns, demands) = with_mass(&demands);
-    let one = largest_cost(rows.len() + columns.len());
-    let costs = ground.integer_costs(&rows, &columns, p, one)?;
-    let plan = cheapest_plan(&supplies, &demands, &costs);
+    let plan = solve(&ground, (&rows, &supplies), (&columns, &demands), p)?;
     // From the points again: the costs were rounded.
     let pairs: Vec<(f64, u64)> = plan
         .iter()
@@ -113,6 +111,46 @@ pub fn exact<'a, 'b>(
         })
         .collect();
     Ok(Plan { distance: mean_of_order(p, ground.scale, &pairs, total)?, couplings })
+}
+
+/// The mean cost of a plan, in units of its rounding, that is enough for ten digits whatever the plan.
+const ENOUGH: f64 = (1u64 << 36) as f64;
+
+/// The cheapest plan for points with their masses, in a unit of cost that is small beside the mean.
+///
+/// Where the order is high or some points are far, most costs vanish beside the largest. Then all distances beyond those
+/// that a plan needs count as one, and the costs below are rounded the finer: a plan of these costs that needs no longer ones
+/// is the cheapest of all.
+fn solve(
+    ground: &Ground,
+    (rows, supplies): (&[usize], &[u64]),
+    (columns, demands): (&[usize], &[u64]),
+    p: f64,
+) -> Result<Vec<(usize, usize, u64)>> {
+    let one = largest_cost(rows.len() + columns.len());
+    let total = supplies.iter().sum::<u64>() as f64;
+    let mut reach = ground.longest(rows, columns);
+    let mut coarser = None;
+    loop {
+        let costs = ground.integer_costs(rows, columns, p, one, reach)?;
+        let plan = cheapest_plan(supplies, demands, &costs);
+        let needed = (plan.iter())
+            .map(|&(row, column, _)| ground.distance(rows[row], columns[column]))
+            .fold(0.0, f64::max);
+        if let Some(coarser) = coarser.filter(|_| needed > reach) {
+            return Ok(coarser);
+        }
+        let mean: f64 = (plan.iter())
+            .map(|&(row, column, mass)| {
+                costs[row * columns.len() + column] as f64 * (mass as f64 / total)
+            })
+            .sum();
+        let next = 2.0 * needed; // some room for other plans
+        if mean >= ENOUGH || needed == 0.0 || power(next / reach, p) > 0.5 {
+            return Ok(plan);
+        }
+        (reach, coarser) = (next, Some(plan));
+    }
 }
 
 /// The points that have any mass, and how much.

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::power;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::Points;
+use crate::metrics::memory::room_for;
 
 /// Both sets in a common unit, a power of two near their largest coordinate, so that no square overflows or vanishes.
 pub(super) struct Ground {
@@ -39,15 +40,8 @@ impl Ground {
         columns: &[usize],
         convert: impl Fn(f64) -> T + Sync,
     ) -> Result<Vec<T>> {
-        let count = rows.len().checked_mul(columns.len());
-        let mut matrix = Vec::new();
-        count.filter(|&count| matrix.try_reserve_exact(count).is_ok()).ok_or_else(|| {
-            Error::config(
-                "the number of pairs of points",
-                format!("{} times {}", rows.len(), columns.len()),
-                "a matrix of their distances that fits in memory",
-            )
-        })?;
+        let pairs = "the number of pairs of points, each with its distance,";
+        let mut matrix = room_for(pairs, &[rows.len(), columns.len()])?;
         matrix.resize(rows.len() * columns.len(), T::default());
         matrix.par_chunks_mut(columns.len()).zip(rows).for_each(|(row, &i)| {
             for (cell, &j) in row.iter_mut().zip(columns) {
@@ -57,21 +51,25 @@ impl Ground {
         Ok(matrix)
     }
 
-    /// `(|x_i - y_j| / largest)^p` in units of `1 / one`, rounded.
+    /// The largest distance of one of the `rows` and one of the `columns`.
+    pub fn longest(&self, rows: &[usize], columns: &[usize]) -> f64 {
+        rows.par_iter()
+            .map(|&i| columns.iter().fold(0.0f64, |max, &j| max.max(self.distance(i, j))))
+            .reduce(|| 0.0, f64::max)
+    }
+
+    /// `(|x_i - y_j| / reach)^p` in units of `1 / one`, rounded, where distances beyond `reach` count as `reach`.
     pub fn integer_costs(
         &self,
         rows: &[usize],
         columns: &[usize],
         p: f64,
         one: i64,
+        reach: f64,
     ) -> Result<Vec<i64>> {
-        let largest = rows
-            .par_iter()
-            .map(|&i| columns.iter().fold(0.0f64, |max, &j| max.max(self.distance(i, j))))
-            .reduce(|| 0.0, f64::max);
-        let unit = if largest > 0.0 { largest } else { 1.0 };
+        let unit = if reach > 0.0 { reach } else { 1.0 };
         self.matrix(rows, columns, |distance| {
-            (power(distance / unit, p) * one as f64).round() as i64
+            (power((distance / unit).min(1.0), p) * one as f64).round() as i64
         })
     }
 

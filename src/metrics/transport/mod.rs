@@ -14,7 +14,8 @@
 //! | [`sinkhorn_divergence`] | any points, with weights | `24 n m` bytes | near `W_p^p` for a small penalty |
 //!
 //! Exact means up to rounding: the least cost is found in integer arithmetic, with masses rounded to `2^-62` of the total and
-//! costs to some `2^-47` of the largest. All results are independent of the number of threads.
+//! costs to some `2^-47` of the largest; where the mean cost is lost in that, as with a high order or a few points far off, to
+//! as much of the largest that the plan needs. All results are independent of the number of threads.
 
 mod exact;
 mod ground;

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::{check_dims, check_order, power, wasserstein_1d};
 use crate::error::{Error, Result};
+use crate::metrics::memory::room_for;
 use crate::metrics::{Points, WeightedPoints};
 use crate::random::Stream;
 
@@ -44,7 +45,8 @@ impl Default for Sliced {
 /// ```
 ///
 /// # Errors
-/// As [`wasserstein`](super::wasserstein), and [`Error::InvalidConfig`] for no directions.
+/// As [`wasserstein`](super::wasserstein), and [`Error::InvalidConfig`] for no directions and for more than fit in
+/// memory.
 pub fn sliced<'a, 'b>(
     a: impl Into<WeightedPoints<'a>>,
     b: impl Into<WeightedPoints<'b>>,
@@ -55,6 +57,10 @@ pub fn sliced<'a, 'b>(
         return Err(Error::config("the number of projections", 0, "at least 1"));
     }
     let shape = (settings.projections, a.points().dims());
+    room_for::<f64>(
+        "the number of projections, each of the points' dimensions,",
+        &[shape.0, shape.1],
+    )?;
     let mut stream = Stream::new(settings.seed, "directions of the sliced distance", 0);
     let directions = stream.normal(shape, DType::F64, &Device::Cpu)?;
     sliced_along(a, b, &Points::from_tensor(&directions)?, settings.p)
@@ -146,7 +152,10 @@ mod tests {
     fn what_is_no_direction_is_refused() {
         let a = normal(3, 2, 0);
         let none = Sliced { projections: 0, ..Default::default() };
-        assert!(matches!(sliced(&a, &a, &none), Err(Error::InvalidConfig { .. })));
+        let endless = Sliced { projections: usize::MAX, ..none };
+        for settings in [none, endless] {
+            assert!(matches!(sliced(&a, &a, &settings), Err(Error::InvalidConfig { .. })));
+        }
         let directions = Points::new(vec![1.0, 0.0, 0.0, 0.0], 2).unwrap();
         let message = sliced_along(&a, &a, &directions, 2.0).unwrap_err().to_string();
         assert_eq!(message, "the length of direction 1 is 0; expected above 0");

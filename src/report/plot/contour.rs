@@ -34,6 +34,7 @@ impl Field {
         side: usize,
         function: impl Fn(f64, f64) -> f64,
     ) -> Result<Self> {
+        check(x, y, side)?;
         let values = Self::grid(x, y, side).into_iter().map(|(x, y)| function(x, y)).collect();
         Self::new(x, y, side, values)
     }
@@ -41,23 +42,11 @@ impl Field {
     /// Values at the points of [`grid`](Self::grid), in its order: what a critic, which scores a batch at once, gives.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for ranges that are not finite and rising and for less than 2 points a side; [`Error::Shape`]
-    /// unless there is one value a point; [`Error::NonFiniteData`] for NaN and infinity.
+    /// [`Error::InvalidConfig`] for ranges that are not finite and rising and unless there are 2 to 10 000 points a side;
+    /// [`Error::Shape`] unless there is one value a point; [`Error::NonFiniteData`] for NaN and infinity.
     pub fn new(x: (f64, f64), y: (f64, f64), side: usize, values: Vec<f64>) -> Result<Self> {
-        if let Some((low, high)) =
-            [x, y].into_iter().find(|(low, high)| !(low < high && (high - low).is_finite()))
-        {
-            let range = format!("{low} to {high}");
-            return Err(Error::config(
-                "a field's range",
-                range,
-                "finite ends, the first below the second",
-            ));
-        }
-        if side < 2 {
-            return Err(Error::config("a field's points a side", side, "2 or more"));
-        }
-        if side.checked_mul(side) != Some(values.len()) {
+        check(x, y, side)?;
+        if side * side != values.len() {
             return Err(Error::Shape {
                 what: "the field's values".into(),
                 got: vec![values.len()],
@@ -138,6 +127,19 @@ impl Field {
     }
 }
 
+fn check(x: (f64, f64), y: (f64, f64), side: usize) -> Result<()> {
+    if let Some((low, high)) =
+        [x, y].into_iter().find(|(low, high)| !(low < high && (high - low).is_finite()))
+    {
+        let expected = "finite ends, the first below the second";
+        return Err(Error::config("a field's range", format!("{low} to {high}"), expected));
+    }
+    if !(2..=10_000).contains(&side) {
+        return Err(Error::config("a field's points a side", side, "2 to 10000"));
+    }
+    Ok(())
+}
+
 /// An edge of the grid, by the indices of its two ends.
 type Edge = (usize, usize);
 
@@ -210,6 +212,8 @@ mod tests {
         assert!(matches!(bad((0.0, f64::NAN), 2, vec![0.0; 4]), Error::InvalidConfig { .. }));
         assert!(matches!(bad(unit, 1, vec![0.0]), Error::InvalidConfig { .. }));
         assert!(matches!(bad(unit, 2, vec![0.0; 3]), Error::Shape { .. }));
+        let endless = Field::sample(unit, unit, usize::MAX, |_, _| panic!("it is not to be made"));
+        assert!(matches!(endless, Err(Error::InvalidConfig { .. })));
         let Error::NonFiniteData { position, .. } = bad(unit, 2, vec![0.0, 0.0, 0.0, f64::NAN])
         else {
             panic!("NaN was taken");

@@ -6,6 +6,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::super::axis::Axis;
 use super::super::figure::{AXES, Area, Drawn, MESH, UNITS, px, shown, text, thinned};
+use super::clip::{clipped, contains};
 use super::{Figure, Mark, Panel, Shape};
 use crate::error::{Error, Result};
 
@@ -156,10 +157,30 @@ impl Axes {
         }
     }
 
-    /// `None` for what has no place on a logarithmic axis.
-    fn place(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
+    /// Within the frame or outside it; `None` for what has no place on a logarithmic axis.
+    fn locate(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
         let y = if self.log_y { y.log10() } else { y };
-        y.is_finite().then(|| (self.x.place(x), self.y.place(y)))
+        y.is_finite().then(|| (self.x.locate(x), self.y.locate(y)))
+    }
+
+    /// A point of the frame.
+    fn holds(&self, (x, y): (f64, f64)) -> bool {
+        contains(&self.x.range(), x) && contains(&self.y.range(), y)
+    }
+
+    /// What of a line lies within the frame.
+    fn pieces(&self, line: impl IntoIterator<Item = (f64, f64)>) -> Vec<Vec<(f64, f64)>> {
+        let line = thinned(line.into_iter().filter_map(|point| self.locate(point)).collect());
+        clipped(&line, &self.x.range(), &self.y.range())
+    }
+
+    /// The corners of a bar, or of what of it lies within the frame.
+    fn bar(&self, (x, y): (f64, f64), width: f64) -> Option<[(f64, f64); 2]> {
+        let height = |y: f64| if self.log_y { y.log10() } else { y };
+        let foot = if self.log_y { f64::MIN_POSITIVE } else { 0.0 };
+        let corners = [(x - width / 2.0, height(foot)), (x + width / 2.0, height(y))];
+        let [low, high] = corners.map(|(x, y)| (self.x.place(x), self.y.place(y)));
+        (height(y).is_finite() && low.0 < high.0).then_some([low, high])
     }
 
     fn y_label(&self, position: f64) -> String {
@@ -218,26 +239,28 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, color: &dyn Fn(&str) -> RGBColor) 
 }
 
 fn draw_mark(chart: &mut Chart<'_, '_>, mark: &Mark, axes: &Axes, color: RGBColor) -> Drawn {
-    let placed = || mark.points.iter().filter_map(|&point| axes.place(point));
+    let points = || mark.points.iter().copied();
     let stroke = color.stroke_width(2 * UNITS);
     match &mark.shape {
         Shape::Line { dashed: false } => {
-            chart.draw_series(LineSeries::new(thinned(placed().collect()), stroke))?;
+            for piece in axes.pieces(points()) {
+                chart.draw_series(LineSeries::new(piece, stroke))?;
+            }
         }
         Shape::Line { dashed: true } => {
-            let points = thinned(placed().collect()).into_iter();
-            chart.draw_series(DashedLineSeries::new(points, px(6) as u32, px(4) as u32, stroke))?;
+            for piece in axes.pieces(points()) {
+                let (dash, gap) = (px(6) as u32, px(4) as u32);
+                chart.draw_series(DashedLineSeries::new(piece, dash, gap, stroke))?;
+            }
         }
         Shape::Dots { radius } => {
             let radius = (radius * f64::from(UNITS)) as i32;
-            chart.draw_series(placed().map(|at| Circle::new(at, radius, color.filled())))?;
+            let places = points().filter_map(|point| axes.locate(point));
+            let places = places.filter(|&place| axes.holds(place));
+            chart.draw_series(places.map(|at| Circle::new(at, radius, color.filled())))?;
         }
         Shape::Bars { width } => {
-            let bars = mark.points.iter().filter_map(|&(x, y)| {
-                let foot = if axes.log_y { f64::MIN_POSITIVE } else { 0.0 };
-                let corners = [(x - width / 2.0, foot), (x + width / 2.0, y)];
-                Some([axes.place(corners[0])?, axes.place(corners[1])?])
-            });
+            let bars = points().filter_map(|point| axes.bar(point, *width));
             chart.draw_series(bars.map(|bar| Rectangle::new(bar, color.mix(0.6).filled())))?;
         }
         Shape::Contours { field, levels } => {
@@ -245,9 +268,8 @@ fn draw_mark(chart: &mut Chart<'_, '_>, mark: &Mark, axes: &Axes, color: RGBColo
             let last = levels.len().saturating_sub(1).max(1) as f64;
             for (place, &level) in levels.iter().enumerate() {
                 let style = between(LOW, HIGH, place as f64 / last).stroke_width(UNITS);
-                for line in field.contour(level) {
-                    let line = line.into_iter().filter_map(|point| axes.place(point));
-                    chart.draw_series(LineSeries::new(line, style))?;
+                for piece in field.contour(level).into_iter().flat_map(|line| axes.pieces(line)) {
+                    chart.draw_series(LineSeries::new(piece, style))?;
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Figures of several panels: lines, points, contour lines and histograms, drawn as SVG.
 
+mod clip;
 mod contour;
 mod draw;
 
@@ -65,8 +66,8 @@ impl Figure {
     /// The figure as an SVG document.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for a figure without panels, one of 0 columns, and panels of less than 100 or more than 4000
-    /// pixels a side.
+    /// [`Error::InvalidConfig`] for a figure without panels, one of 0 columns, panels of less than 100 or more than 4000
+    /// pixels a side, and a range that is not finite and rising, or not above 0 on an axis of powers of ten.
     pub fn svg(&self) -> Result<String> {
         if self.panels.is_empty() {
             return Err(Error::config("the figure's panels", "none", "at least one"));
@@ -83,6 +84,7 @@ impl Figure {
                 "100 to 4000 pixels a side",
             ));
         }
+        self.panels.iter().try_for_each(Panel::check)?;
         draw::svg(self)
     }
 
@@ -108,7 +110,7 @@ impl Figure {
 
 /// One set of axes with what is drawn on it, later marks over earlier ones.
 ///
-/// Each axis spans all that is drawn, unless a range is given; what lies outside a range is cut off.
+/// Each axis spans all that is drawn, unless a range is given: points outside it are left out, and lines end at the frame.
 #[derive(Debug, Clone, Default)]
 pub struct Panel {
     title: String,
@@ -199,7 +201,7 @@ impl Panel {
     }
 
     /// The share of the values in each of `bins` equal parts of `[low, high]`, as bars that may lie over others; values
-    /// outside are counted in the first and the last.
+    /// outside are counted in the first and the last. There is 1 bin at least, and 10 000 at most.
     #[must_use]
     pub fn histogram(
         self,
@@ -208,7 +210,7 @@ impl Panel {
         (low, high): (f64, f64),
         bins: usize,
     ) -> Self {
-        let bins = bins.max(1);
+        let bins = bins.clamp(1, 10_000);
         let width = (high - low) / bins as f64;
         let (mut counts, mut all) = (vec![0usize; bins], 0);
         for value in values.into_iter().filter(|value| value.is_finite()) {
@@ -222,13 +224,31 @@ impl Panel {
         self.mark(name, Shape::Bars { width }, points.collect::<Vec<_>>())
     }
 
-    /// `levels` contour lines of a function of the plane, evenly spaced between its least and its greatest value, pale where
-    /// it is low and dark where it is high.
+    /// `levels` contour lines, 1000 at most, of a function of the plane, evenly spaced between its least and its greatest value,
+    /// pale where it is low and dark where it is high.
     #[must_use]
     pub fn contours(mut self, field: Field, levels: usize) -> Self {
-        let shape = Shape::Contours { field, levels };
+        let shape = Shape::Contours { field, levels: levels.min(1000) };
         self.marks.push(Mark { name: String::new(), shape, points: Vec::new() });
         self
+    }
+
+    fn check(&self) -> Result<()> {
+        let check = |axis: &str, range: Option<(f64, f64)>, positive: bool| match range {
+            Some((low, high))
+                if !(low < high && (high - low).is_finite() && (low > 0.0 || !positive)) =>
+            {
+                let also = if positive { ", above 0 on an axis of powers of ten" } else { "" };
+                Err(Error::config(
+                    format!("the {axis} range of the panel {:?}", self.title),
+                    format!("{low} to {high}"),
+                    format!("finite ends, the first below the second{also}"),
+                ))
+            }
+            _ => Ok(()),
+        };
+        check("horizontal", self.x_range, false)?;
+        check("vertical", self.y_range, self.log_y)
     }
 
     fn mark(
@@ -275,6 +295,8 @@ mod tests {
         assert_eq!(shares(&panel), [3.0 / 7.0, 4.0 / 7.0]);
         assert_eq!(panel.marks[0].points[0].0, 0.25);
         assert_eq!(shares(&Panel::new("").histogram("none", [], (0.0, 1.0), 3)), [0.0; 3]);
+        let many = Panel::new("").histogram("many", [0.5], (0.0, 1.0), usize::MAX);
+        assert_eq!(shares(&many).len(), 10_000);
     }
 
     #[test]
@@ -285,6 +307,16 @@ mod tests {
         };
         refused(Figure::new("no panels"));
         refused(Figure::new("no columns").columns(0).panel(panel.clone()));
+        for (low, high) in
+            [(1.0, 1.0), (2.0, 1.0), (0.0, f64::INFINITY), (f64::NAN, 1.0), (f64::MIN, f64::MAX)]
+        {
+            refused(Figure::new("x").panel(panel.clone().x_range(low, high)));
+            refused(Figure::new("y").panel(panel.clone().y_range(low, high)));
+        }
+        let error =
+            Figure::new("").panel(panel.clone().log_y().y_range(0.0, 1.0)).svg().unwrap_err();
+        let expected = "the vertical range of the panel \"one\" is 0 to 1; expected finite ends";
+        assert!(error.to_string().starts_with(expected), "{error}");
         refused(Figure::new("tiny").panel_size(99, 200).panel(panel.clone()));
         refused(Figure::new("huge").panel_size(200, 4001).panel(panel));
     }
@@ -305,6 +337,22 @@ mod tests {
     /// Axes are grey polylines as well.
     fn svg_axes(svg: &str) -> usize {
         svg.lines().filter(|l| l.starts_with("<polyline") && l.contains("#787878")).count()
+    }
+
+    #[test]
+    fn what_lies_outside_a_range_is_not_drawn() -> Result<()> {
+        let drawn = |panel: Panel| -> Result<(usize, usize)> {
+            let svg = Figure::new("").panel(panel.x_range(0.0, 1.0).y_range(0.0, 1.0)).svg()?;
+            Ok((svg.matches("<circle").count(), svg.matches("<polyline").count() - svg_axes(&svg)))
+        };
+        let none = drawn(Panel::new(""))?;
+        let dots = Panel::new("").scatter("", [(0.5, 0.5), (1.0, 0.0), (1.5, 0.5), (0.5, -1e300)]);
+        assert_eq!(drawn(dots)?, (none.0 + 2, none.1));
+        // In, out above, and in again: two pieces; a line that passes by is none.
+        let line = [(0.1, 0.5), (0.2, 9.0), (0.8, 9.0), (0.9, 0.5)];
+        assert_eq!(drawn(Panel::new("").line("", line))?.1, none.1 + 2);
+        assert_eq!(drawn(Panel::new("").line("", [(-1.0, 0.5), (0.5, 3.0)]))?.1, none.1);
+        Ok(())
     }
 
     #[test]
