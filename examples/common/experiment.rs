@@ -63,7 +63,7 @@ pub struct Experiment<'a> {
     name: &'static str,
     flags: &'a Flags,
     /// No other run may write into the folder meanwhile.
-    folder: FolderLock,
+    pub folder: FolderLock,
 }
 
 impl<'a> Experiment<'a> {
