@@ -34,9 +34,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wgan::data::TensorDataset;
 use wgan::data::mnist::{self, Split};
-use wgan::metrics::{Measure, MnistClassifier, Quality, Score, batches_of};
+use wgan::metrics::{
+    Features, Gaussian, InceptionScore, MnistClassifier, Neighbourhoods, Points, batches_of,
+};
 use wgan::optimizers::{OptimizerConfig, UpdateConfig};
-use wgan::report::image_grid;
+use wgan::report::{Figure, Panel, Picture, image_grid};
 use wgan::schedules::RateSchedule;
 use wgan::zoo::{
     CriticNorm, DcganCritic, DcganCriticConfig, DcganGenerator, DcganGeneratorConfig, MlpCritic,
@@ -111,24 +113,16 @@ enum Tuning {
 const SAMPLES: usize = 10_000;
 /// Samples of each row in the picture.
 const SHOWN: usize = 20;
+/// Splits of the classifier score.
+const SPLITS: usize = 10;
+/// The neighbour whose distance is the radius of coverage's balls.
+const NEIGHBOUR: usize = 5;
 /// The columns of the table: the figure's name, its title, digits after the point.
-const COLUMNS: [(&str, &str, usize); 6] = [
-    ("frechet_distance", "Frechet distance", 2),
+const COLUMNS: [(&str, &str, usize); 3] = [
+    ("frechet_distance", "Frechet distance", 1),
     ("classifier_score", "classifier score", 2),
     ("coverage", "coverage", 3),
-    ("density", "density", 3),
-    ("precision", "precision", 3),
-    ("recall", "recall", 3),
 ];
-
-fn measures() -> [Measure; 4] {
-    [
-        Measure::FrechetDistance,
-        Measure::InceptionScore { splits: 10 },
-        Measure::DensityCoverage { k: 5 },
-        Measure::PrecisionRecall { k: 3 },
-    ]
-}
 
 /// A row of the table.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -177,8 +171,14 @@ impl Row {
             Strategy::Div => (paper.lipschitz, OptimizerConfig::adam(1e-3, 0.5, 0.9)),
         };
         let env = |n: &str, d: f64| std::env::var(n).map_or(d, |v| v.parse().unwrap()); // TUNE
-        let lipschitz = match lipschitz { Lipschitz::Clip { c } => Lipschitz::Clip { c: env("TC", c) }, l => l }; // TUNE
-        let optimizer = match self.lipschitz { Strategy::Clip => OptimizerConfig::rms_prop(env("TLR", 5e-4)), _ => OptimizerConfig::adam(env("TLR", 1e-3), env("TB1", 0.5), 0.9) }; // TUNE
+        let lipschitz = match lipschitz {
+            Lipschitz::Clip { c } => Lipschitz::Clip { c: env("TC", c) },
+            l => l,
+        }; // TUNE
+        let optimizer = match self.lipschitz {
+            Strategy::Clip => OptimizerConfig::rms_prop(env("TLR", 5e-4)),
+            _ => OptimizerConfig::adam(env("TLR", 1e-3), env("TB1", 0.5), 0.9),
+        }; // TUNE
         let paper = TrainConfig { n_critic: env("TN", paper.n_critic as f64) as usize, ..paper }; // TUNE
         let steps = paper.generator_steps;
         let updates =
@@ -307,15 +307,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         })
         .collect();
 
-    let quality =
-        Quality::new(MnistClassifier::shipped()?, measures(), batches_of(test.samples(), 500))?;
-    let of_training_digits = training.clone().take(SAMPLES)?;
-    let reference = figures(&quality, of_training_digits.samples())?;
-    train_all(&runs, &training, &quality)?;
+    refuse_others(&runs)?;
+    let network = MnistClassifier::shipped()?;
+    let (real, _) = look(&network, test.samples())?;
+    let judge = Judge::new(network, &real)?;
+    let training_figures = judge.figures(training.clone().take(SAMPLES)?.samples())?;
+    train_all(&runs, &training, &judge)?;
 
     let runs = runs.iter().map(|run| Ok((run, run.read()?))).collect::<Result<Vec<_>>>()?;
     let measured = Measured {
-        training_digits: reference,
+        training_digits: training_figures,
         rows: rows.iter().map(|&row| Scores::of(row, &runs)).collect(),
     };
     let table = measured.table()?;
@@ -324,6 +325,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Nobody may be reading: the file holds the same.
     let _ = write!(std::io::stdout(), "{table}");
     picture(&runs, flags.seed)?.save_png(folder.join("samples.png"))?;
+    experiment.figure("table", &figure(&measured))?;
     let settings: Vec<_> = runs.iter().map(|(run, _)| &run.settings).collect();
     experiment.finish(&settings, &measured, &verdict(&measured, flags))
 }
@@ -370,6 +372,10 @@ impl Run {
         self.stem.with_extension("json")
     }
 
+    fn is_finished(&self) -> bool {
+        !matches!(self.path().try_exists(), Ok(false))
+    }
+
     /// The file with the samples that the picture shows.
     fn samples_path(&self) -> PathBuf {
         self.stem.with_extension("safetensors")
@@ -394,20 +400,20 @@ impl Run {
         Ok(figures)
     }
 
-    fn train(&self, digits: &TensorDataset, quality: &Quality<MnistClassifier>) -> Result<Figures> {
+    fn train(&self, digits: &TensorDataset, judge: &Judge<'_>) -> Result<Figures> {
         let build = ModelBuilder::new(self.settings.training.seed);
         match &self.settings.networks {
             Networks::Mlp { generator, critic } => self.fit(
                 build.generator(|vb| MlpGenerator::new(generator.clone(), vb))?,
                 build.critic(|vb| MlpCritic::new(critic.clone(), vb))?,
                 digits,
-                quality,
+                judge,
             ),
             Networks::Dcgan { generator, critic } => self.fit(
                 build.generator(|vb| DcganGenerator::new(generator.clone(), vb))?,
                 build.critic(|vb| DcganCritic::new(critic.clone(), vb))?,
                 digits,
-                quality,
+                judge,
             ),
         }
     }
@@ -418,12 +424,12 @@ impl Run {
         generator: Network<G>,
         critic: Network<C>,
         digits: &TensorDataset,
-        quality: &Quality<MnistClassifier>,
+        judge: &Judge<'_>,
     ) -> Result<Figures> {
         let mut trainer = WganTrainer::new(generator, critic, self.settings.training.clone())?;
         trainer.fit(digits)?;
         let samples = trainer.sample(SAMPLES)?;
-        let figures = figures(quality, &samples)?;
+        let figures = judge.figures(&samples)?;
         let shown = BTreeMap::from([("samples".to_owned(), samples.narrow(0, 0, SHOWN)?)]);
         files::write_safetensors(&self.samples_path(), &shown)?;
         let settings = serde_json::to_value(&self.settings)?;
@@ -450,37 +456,60 @@ fn difference(ours: &Value, theirs: &Value) -> Option<String> {
     (ours != theirs).then(|| format!("is {theirs} there, {ours} here"))
 }
 
-fn figures(quality: &Quality<MnistClassifier>, samples: &Tensor) -> Result<Figures> {
-    let scores = quality.measure(samples.dim(0)?, batches_of(samples, 500))?;
-    let name = |measure: String| match measure.as_str() {
-        // No Inception here: the same formula on the classifier's classes.
-        "inception_score" => "classifier_score".to_owned(),
-        _ => measure,
-    };
-    Ok(scores.into_iter().map(|Score { measure, value, .. }| (name(measure), value)).collect())
+/// What measures samples against the test digits, whose features are computed once.
+struct Judge<'a> {
+    network: MnistClassifier,
+    gaussian: Gaussian,
+    neighbourhoods: Neighbourhoods<'a>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(network: MnistClassifier, real: &'a Points) -> Result<Self> {
+        let gaussian = Gaussian::of(real)?;
+        Ok(Self { network, gaussian, neighbourhoods: Neighbourhoods::new(real, NEIGHBOUR)? })
+    }
+
+    fn figures(&self, samples: &Tensor) -> Result<Figures> {
+        let (features, classifier_score) = look(&self.network, samples)?;
+        let frechet_distance = self.gaussian.frechet_distance(&Gaussian::of(&features)?)?;
+        let coverage = if std::env::var("TQ").is_ok() {
+            0.0
+        } else {
+            self.neighbourhoods.coverage_by(&features)?
+        }; // TUNE
+        let values = [frechet_distance, classifier_score, coverage];
+        Ok(COLUMNS.iter().map(|(name, ..)| name.to_string()).zip(values).collect())
+    }
+}
+
+/// The features of samples and their classifier score, from one pass of the network.
+fn look(network: &MnistClassifier, samples: &Tensor) -> Result<(Points, f64)> {
+    let mut score = InceptionScore::new(samples.dim(0)?, SPLITS)?;
+    let mut features = Vec::new();
+    for batch in batches_of(samples, 500) {
+        let outputs = network.outputs(&batch?)?;
+        features.extend_from_slice(Points::from_tensor(&outputs.features)?.values());
+        let probabilities = outputs.probabilities.context("the network has no classes")?;
+        score.add(&Points::from_tensor(&probabilities)?)?;
+    }
+    Ok((Points::new(features, network.dims())?, score.finish()?.mean))
+}
+
+/// Whatever is there and cannot be gone on from, before anything is computed.
+fn refuse_others(runs: &[Run]) -> Result<()> {
+    runs.iter().filter(|run| run.is_finished()).try_for_each(|run| run.read().map(drop))
 }
 
 /// Small products leave a core idle: two runs go side by side, the longest first, but for those that are finished.
-fn train_all(
-    runs: &[Run],
-    digits: &TensorDataset,
-    quality: &Quality<MnistClassifier>,
-) -> Result<()> {
-    let mut to_do = Vec::new();
-    for run in runs {
-        match run.path().try_exists() {
-            Ok(false) => to_do.push(run),
-            // Refused now, not after an hour.
-            _ => drop(run.read()?),
-        }
-    }
+fn train_all(runs: &[Run], digits: &TensorDataset, judge: &Judge<'_>) -> Result<()> {
+    let mut to_do: Vec<_> = runs.iter().filter(|run| !run.is_finished()).collect();
     to_do.sort_by_key(|run| run.settings.row.model == Model::Dcgan);
     let (all, finished) = (runs.len(), Mutex::new(runs.len() - to_do.len()));
     let queue = Mutex::new(to_do);
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let work = || -> Result<()> {
         while let Some(run) = next() {
-            let figures = run.train(digits, quality).inspect_err(|_| while next().is_some() {})?;
+            let figures = run.train(digits, judge).inspect_err(|_| while next().is_some() {})?;
             let mut finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
             *finished += 1;
             let [model, strategy, tuning] = run.settings.row.words();
@@ -584,7 +613,7 @@ impl Measured {
 }
 
 /// Samples of the first seed, a row for each row of the table.
-fn picture(runs: &[(&Run, Figures)], seed: u64) -> Result<wgan::report::Picture> {
+fn picture(runs: &[(&Run, Figures)], seed: u64) -> Result<Picture> {
     let first = runs.iter().filter(|(run, _)| run.settings.training.seed == seed);
     let rows = first.map(|(run, _)| -> Result<Tensor> {
         let path = run.samples_path();
@@ -596,6 +625,26 @@ fn picture(runs: &[(&Run, Figures)], seed: u64) -> Result<wgan::report::Picture>
         Ok(samples)
     });
     Ok(image_grid(&Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?, SHOWN)?)
+}
+
+/// Every run, the better the further to the upper left.
+fn figure(measured: &Measured) -> Figure {
+    let mut figure =
+        Figure::new("Coverage against Frechet distance").columns(2).panel_size(420, 320);
+    for &model in Model::value_variants() {
+        let rows: Vec<_> =
+            measured.rows.iter().filter(|scores| scores.row.model == model).collect();
+        let Some(first) = rows.first() else { continue };
+        let mut panel = Panel::new(first.row.words()[0]).x("Frechet distance").y("coverage");
+        for scores in rows {
+            let [_, strategy, tuning] = scores.row.words();
+            let point =
+                |run: &SeedScores| (run.figures["frechet_distance"], run.figures["coverage"]);
+            panel = panel.scatter(format!("{strategy}, {tuning}"), scores.runs.iter().map(point));
+        }
+        figure = figure.panel(panel);
+    }
+    figure
 }
 
 fn verdict(measured: &Measured, flags: &Flags) -> Vec<Claim> {
