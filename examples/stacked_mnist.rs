@@ -132,7 +132,7 @@ impl Settings {
             Strategy::Gp => TrainConfig::wgan_gp(),
             Strategy::Div => TrainConfig::wgan_div(),
         };
-        let rate = flags.pick(2e-4, 1e-3);
+        let rate = flags.pick(2e-4, 2e-3);
         let (constraint, optimizer) = match lipschitz {
             Strategy::Clip => (Lipschitz::Clip { c: 0.02 }, OptimizerConfig::rms_prop(rate)),
             _ => (paper.lipschitz, OptimizerConfig::adam(rate, 0.5, 0.9)),
