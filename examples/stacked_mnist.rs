@@ -371,9 +371,11 @@ fn train(
     }
     trainer.fit_until(data, training.generator_steps)?;
     interrupt::check(&trainer)?;
-    // The looks before a resume are in it too.
+    // The looks before a resume are in it too; those at a Ctrl-C are left out, or the results would tell of it.
     let history = trainer.checkpoint()?.history().clone();
-    Ok(history.iter().filter_map(|record| Look::of(record, &settings.classifier)).collect())
+    let due = |step| looks.selects(step) || step == training.generator_steps;
+    let records = history.iter().filter(|record| due(record.step));
+    Ok(records.filter_map(|record| Look::of(record, &settings.classifier)).collect())
 }
 
 /// Tells the classes of generated packs, of so many images, and counts.
