@@ -89,39 +89,48 @@ impl Planes {
     #[inline(always)]
     fn deal<T: Real>(&self, channel: &[T], planes: &mut [T]) {
         let stride = self.stride[1];
-        self.rows(|range, place| {
-            let out = &mut planes[range];
-            match place {
-                None => out.fill(T::zero()),
-                Some(place) if stride == 1 => out.copy_from_slice(&channel[place..][..out.len()]),
-                Some(place) if stride == 2 => deal_every::<T, 2>(&channel[place..], out),
-                Some(place) => {
-                    for (out, &x) in out.iter_mut().zip(channel[place..].iter().step_by(stride)) {
-                        *out = x;
+        self.rows(
+            #[inline(always)]
+            |range, place| {
+                let out = &mut planes[range];
+                match place {
+                    None => out.fill(T::zero()),
+                    Some(place) if stride == 1 => {
+                        out.copy_from_slice(&channel[place..][..out.len()])
+                    }
+                    Some(place) if stride == 2 => deal_every::<T, 2>(&channel[place..], out),
+                    Some(place) => {
+                        for (out, &x) in out.iter_mut().zip(channel[place..].iter().step_by(stride))
+                        {
+                            *out = x;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Adds planes to the places of a channel that they were dealt from.
     #[inline(always)]
     fn collect<T: Real>(&self, planes: &[T], channel: &mut [T]) {
         let stride = self.stride[1];
-        self.rows(|range, place| match place {
-            None => {}
-            Some(place) if stride == 1 => {
-                let places = channel[place..].iter_mut();
-                places.zip(&planes[range]).for_each(|(out, &x)| *out += x);
-            }
-            Some(place) if stride == 2 => {
-                collect_every::<T, 2>(&planes[range], &mut channel[place..]);
-            }
-            Some(place) => {
-                let places = channel[place..].iter_mut().step_by(stride);
-                places.zip(&planes[range]).for_each(|(out, &x)| *out += x);
-            }
-        });
+        self.rows(
+            #[inline(always)]
+            |range, place| match place {
+                None => {}
+                Some(place) if stride == 1 => {
+                    let places = channel[place..].iter_mut();
+                    places.zip(&planes[range]).for_each(|(out, &x)| *out += x);
+                }
+                Some(place) if stride == 2 => {
+                    collect_every::<T, 2>(&planes[range], &mut channel[place..]);
+                }
+                Some(place) => {
+                    let places = channel[place..].iter_mut().step_by(stride);
+                    places.zip(&planes[range]).for_each(|(out, &x)| *out += x);
+                }
+            },
+        );
     }
 }
 
