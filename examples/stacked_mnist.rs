@@ -404,7 +404,7 @@ fn pictures(path: PathBuf, seed: u64) -> impl Observer {
         let shape = (64, models.latent_dim());
         let mut latent = Stream::new(seed, "stacked_mnist/picture", 0);
         let latent = latent.normal(shape, models.dtype(), models.device())?;
-        let images = unpacked(&models.generate(&latent)?)?.narrow(0, 0, 64)?;
+        let images = unpacked(&models.generate(&latent, 0)?)?.narrow(0, 0, 64)?;
         image_grid(&images, 8)?.scaled(2)?.save_png(&path)?;
         Ok(Flow::Continue)
     })

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::Points;
 use super::kernel_distance::same_dims;
 use crate::error::{Error, Result};
+use crate::kernels::vectorised;
 
 /// Points whose distances to all others one task takes: they stay in its cache.
 const TASK: usize = 16;
@@ -165,7 +166,7 @@ fn against_all<T: Clone + Send + Sync>(
     (points.values().par_chunks(TASK * dims).enumerate())
         .flat_map_iter(|(task, points)| {
             let mut folded = vec![first.clone(); points.len() / dims];
-            pulp::Arch::new().dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for (j, other) in others.iter().enumerate() {
