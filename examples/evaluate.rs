@@ -2,7 +2,7 @@
 //!
 //! `IMAGES` is a folder of pictures, a safetensors file with one tensor of images, a checkpoint, or a generator's weights
 //! beside the config.json of its run. Without it MNIST's training digits are scored, which shows what every score is at its
-//! best: `cargo run --example evaluate` takes half a minute on two idle cores.
+//! best: `cargo run --example evaluate` takes some 40 seconds of two idle cores.
 //!
 //! Scores of two networks do not compare: each is printed with its own. Nor do those of different numbers of samples.
 

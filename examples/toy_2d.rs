@@ -29,14 +29,14 @@ mod swiss_roll;
 
 use std::f64::consts::TAU;
 use std::fmt::{Display, Formatter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use clap::{Parser, ValueEnum};
 use experiment::{Claim, Experiment, Flags};
+use finished::{Run, train_all};
 use serde::{Deserialize, Serialize};
 use swiss_roll::swiss_roll;
 use wgan::data::TensorDataset;
@@ -235,7 +235,7 @@ struct Measured {
     coverage: Option<Coverage>,
     /// The exact Wasserstein-1 distance of as many generated as real samples.
     wasserstein: f64,
-    /// The same of two sets of real samples, below which no generator comes.
+    /// The same of two sets of real samples: about what a perfect generator has.
     wasserstein_of_real_samples: f64,
 }
 
@@ -275,15 +275,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let experiment = Experiment::start("toy_2d", flags)?;
     let toys = flags.pick(chosen(&arguments.data), vec![Toy::Eight]);
     let strategies = chosen(&arguments.lipschitz);
-    let runs: Vec<Run> = (toys.iter())
+    let runs: Vec<_> = (toys.iter())
         .flat_map(|&toy| strategies.iter().map(move |&strategy| (toy, strategy)))
         .map(|(toy, strategy)| {
             let steps = flags.pick(strategy.steps(toy), 600);
             let config = strategy.config(flags.seed, steps);
-            Run::new(experiment.folder.folder(), toy, strategy, config)
+            RunSettings::run(experiment.folder.folder(), toy, strategy, config)
         })
         .collect();
-    let found = train_all(&runs)?;
+    let found =
+        train_all(&runs, |settings| settings.training.generator_steps, |run| train(&run.settings))?;
 
     experiment.figure("samples", &samples_figure(flags.seed, &found, strategies.len())?)?;
     if !flags.quick {
@@ -296,12 +297,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     experiment.finish(&settings, &measured, &verdict(&measured, flags))
 }
 
-/// One run, which leaves what came out of it in a file: the experiment goes on from there when it is started again.
-struct Run {
-    settings: RunSettings,
-    path: PathBuf,
-}
-
 /// All that a run's figures depend on.
 #[derive(Serialize)]
 struct RunSettings {
@@ -312,53 +307,18 @@ struct RunSettings {
     samples: [usize; 4],
 }
 
-impl Run {
-    fn new(folder: &Path, data: Toy, strategy: Strategy, training: TrainConfig) -> Self {
+impl RunSettings {
+    /// A run of these, and where it leaves what it finds.
+    fn run(folder: &Path, data: Toy, strategy: Strategy, training: TrainConfig) -> Run<Self> {
         let words = [data.to_possible_value(), strategy.to_possible_value()];
         let [data_name, strategy_name] =
             words.map(|word| word.map_or_else(String::new, |w| w.get_name().into()));
         let (steps, seed) = (training.generator_steps, training.seed);
         let name = format!("{data_name}_{strategy_name}_{steps}_steps_seed_{seed}.json");
         let samples = [SAMPLES, TRANSPORTED, SHOWN, SIDE];
-        let settings = RunSettings { data, strategy, training, networks: networks(), samples };
-        Self { settings, path: folder.join("runs").join(name) }
+        let settings = Self { data, strategy, training, networks: networks(), samples };
+        Run { settings, path: folder.join("runs").join(name) }
     }
-
-    /// What it has left behind, where it is finished.
-    fn read(&self) -> Result<Option<Found>> {
-        finished::read(&self.path, &self.settings)
-    }
-
-    /// Trains and writes what [`read`](Self::read) reads.
-    fn train(&self) -> Result<Found> {
-        finished::write(&self.path, &self.settings, &train(&self.settings)?)?;
-        self.read()?.context("what a run has left behind is gone")
-    }
-}
-
-/// Small products leave a core idle: two runs go side by side, the longest first, but for those that are finished.
-fn train_all(runs: &[Run]) -> Result<Vec<Found>> {
-    let mut done = Vec::new();
-    let mut to_do = Vec::new();
-    for (i, run) in runs.iter().enumerate() {
-        match run.read()? {
-            Some(found) => done.push((i, Ok(found))),
-            None => to_do.push(i),
-        }
-    }
-    to_do.sort_by_key(|&i| std::cmp::Reverse(runs[i].settings.training.generator_steps));
-    let queue = Mutex::new(to_do.into_iter());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || -> Vec<(usize, Result<Found>)> {
-        std::iter::from_fn(|| next().map(|i| (i, runs[i].train()))).collect()
-    };
-    std::thread::scope(|scope| {
-        let workers = [scope.spawn(work), scope.spawn(work)];
-        done.extend(workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()));
-    });
-    ensure!(done.len() == runs.len(), "a run panicked");
-    done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(_, found)| found).collect()
 }
 
 fn train(settings: &RunSettings) -> Result<Found> {

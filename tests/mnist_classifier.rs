@@ -61,3 +61,15 @@ fn stacked_digits_are_numbers_of_three_digits() -> Result<()> {
     assert!(matches!(network.outputs(&large), Err(Error::Shape { .. })));
     Ok(())
 }
+
+#[test]
+fn no_digit_is_seen_in_values_that_are_not_finite() {
+    let network = MnistClassifier::shipped().unwrap();
+    for value in [f32::NAN, f32::INFINITY] {
+        let images = Tensor::full(value, (2, 1, 28, 28), &Device::Cpu).unwrap();
+        let error = network.classify(&images).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteData { .. }), "{error}");
+        let stacked = Tensor::full(value, (2, 3, 28, 28), &Device::Cpu).unwrap();
+        assert!(network.classify_stacked(&stacked).is_err());
+    }
+}

@@ -231,7 +231,8 @@ impl Whitening {
             }
         }
         for (row, deviation) in along.chunks_exact_mut(columns).zip(&self.deviations) {
-            row.iter_mut().for_each(|x| *x *= unit / deviation);
+            // The quotient may be infinite, and no multiple of 0 is to become NaN.
+            row.iter_mut().filter(|x| **x != 0.0).for_each(|x| *x *= unit / deviation);
         }
         Some(along)
     }
@@ -253,6 +254,13 @@ fn length(vector: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::metrics::{Points, transport::wasserstein};
+
+    #[test]
+    fn total_variation_of_a_huge_shift_beside_a_narrow_axis_is_one() {
+        let covariance = vec![1.0, 0.0, 0.0, 1e-14];
+        let [a, b] = [0.0, 1e303].map(|x| Gaussian::new(vec![x, 0.0], covariance.clone()).unwrap());
+        assert_eq!(a.total_variation(&b).unwrap(), 1.0);
+    }
 
     fn line(mean: f64, deviation: f64) -> Gaussian {
         Gaussian::new(vec![mean], vec![deviation * deviation]).unwrap()

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use super::features::{Features, Outputs, images_at};
+use super::finite::finite;
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, Conv2dConfig, Linear};
 use crate::second_order::Traced;
@@ -112,10 +113,12 @@ impl MnistClassifier {
     /// The most likely digit of each image, `(batch, 1, 28, 28)` from -1 to 1.
     ///
     /// # Errors
-    /// Those of [`outputs`](Features::outputs).
+    /// Those of [`outputs`](Features::outputs); [`Error::NonFiniteData`] for NaN and infinities in them.
     pub fn classify(&self, images: &Tensor) -> Result<Vec<u32>> {
-        let images = Traced::frozen(&images_at(images, &self.device, self.dtype)?);
-        Ok(self.forward(&images)?.1.detach().argmax(1)?.to_vec1()?)
+        let images = images_at(images, &self.device, self.dtype)?;
+        finite("an image for the classifier of digits", &images)?;
+        let logits = self.forward(&Traced::frozen(&images))?.1.detach();
+        Ok(logits.argmax(1)?.to_vec1()?)
     }
 
     /// The class of each stacked image, `(batch, 3, 28, 28)` from -1 to 1: its three digits as a number below 1000 (Metz et
