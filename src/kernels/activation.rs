@@ -1,6 +1,8 @@
 //! Activation functions with their first and second derivatives, elementwise.
 
-use super::parallel::for_each_chunk;
+use std::mem::MaybeUninit;
+
+use super::parallel::{SERIAL, made_in_chunks};
 use super::{CHUNK, Real, vectorised};
 
 /// A scalar function that is applied to each element of a tensor.
@@ -146,8 +148,8 @@ pub(crate) fn map<T: Real>(function: Function, order: u8, x: &[T]) -> Vec<T> {
         (Function::LeakyRelu { slope: 0.0 }, 0) => {
             each(x, |x| if x <= T::zero() { T::zero() } else { x })
         }
-        (Function::Tanh, 0) => each(x, tanh),
-        _ => each(x, move |x| function.derivative(order, x)),
+        (Function::Tanh, 0) => each_in(DEAR, x, tanh),
+        _ => each_in(DEAR, x, move |x| function.derivative(order, x)),
     }
 }
 
@@ -164,32 +166,42 @@ pub(crate) fn tanh_gradient<T: Real>(gradient: &[T], y: &[T]) -> Vec<T> {
     each_pair(gradient, y, |gradient, y| gradient * (T::one() - y * y))
 }
 
+/// Elements that one task takes of a function that costs some hundred times as much as to read and to write them.
+const DEAR: usize = 2 * 1024;
+
 /// What `f` makes of each element.
 fn each<T: Real>(x: &[T], f: impl Fn(T) -> T + Copy + Sync) -> Vec<T> {
-    let mut out = vec![T::zero(); x.len()];
-    for_each_chunk(&mut out, CHUNK, |offset, out| {
+    each_in(CHUNK, x, f)
+}
+
+/// The same in pieces of some elements.
+fn each_in<T: Real>(piece: usize, x: &[T], f: impl Fn(T) -> T + Copy + Sync) -> Vec<T> {
+    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
+        let x = &x[offset..][..out.len()];
         vectorised(
             #[inline(always)]
-            move || out.iter_mut().zip(&x[offset..]).for_each(|(out, &x)| *out = f(x)),
+            move || out.iter_mut().zip(x).for_each(|(out, &x)| _ = out.write(f(x))),
         );
-    });
-    out
+    };
+    // SAFETY: `x` is as long as the piece, so every element is written.
+    unsafe { made_in_chunks(x.len(), piece, x.len() <= SERIAL.min(4 * piece), work) }
 }
 
 /// What `f` makes of the elements at each place.
 fn each_pair<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy + Sync) -> Vec<T> {
     assert_eq!(a.len(), b.len(), "as many elements of each");
-    let mut out = vec![T::zero(); a.len()];
-    for_each_chunk(&mut out, CHUNK, |offset, out| {
+    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
+        let [a, b] = [a, b].map(|x| &x[offset..][..out.len()]);
         vectorised(
             #[inline(always)]
             move || {
-                let pairs = a[offset..].iter().zip(&b[offset..]);
-                out.iter_mut().zip(pairs).for_each(|(out, (&a, &b))| *out = f(a, b));
+                let pairs = a.iter().zip(b);
+                out.iter_mut().zip(pairs).for_each(|(out, (&a, &b))| _ = out.write(f(a, b)));
             },
         );
-    });
-    out
+    };
+    // SAFETY: both operands are as long as the piece, so every element is written.
+    unsafe { made_in_chunks(a.len(), CHUNK, a.len() <= SERIAL, work) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Sums and products by channel of `(batch, channels, positions)`: statistics, bias gradients, scales and shifts.
 
+use std::mem::MaybeUninit;
+
 use candle_core::WithDType;
 
-use super::parallel::{SERIAL, Shared, for_each_chunk, tasks};
+use super::parallel::{self, Shared, made_in_chunks, tasks};
 use super::rows::row_sums;
 use super::{CHUNK, Real, vectorised};
 
@@ -64,6 +66,8 @@ pub(super) fn sums<T: Real, const INPUTS: usize, const NUMBERS: usize, const SUM
             },
         );
     };
+    /// Elements up to which one thread is faster, whose sums need not be fetched from another.
+    const SERIAL: usize = 128 * 1024;
     let at_once = if len <= SERIAL { channels } else { CHANNELS.min(channels.div_ceil(8)) };
     let shared = Shared::new(&mut sums);
     tasks(len <= SERIAL, channels.div_ceil(at_once.max(1)), |task| {
@@ -89,13 +93,12 @@ pub(super) fn map<T: Real, const INPUTS: usize, const NUMBERS: usize>(
     let Extent { batch, channels, positions } = extent;
     let len = batch * channels * positions;
     assert!(inputs.iter().all(|input| input.len() == len), "tensors of {extent:?}");
-    let mut out = vec![T::zero(); len];
     if len == 0 {
-        return out;
+        return Vec::new();
     }
     // A piece holds whole rows: of one channel's positions, or, where that would be one, of all channels.
     let row = if positions == 1 { channels } else { positions };
-    for_each_chunk(&mut out, row * (CHUNK / row).max(1), |offset, out| {
+    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
         vectorised(
             #[inline(always)]
             move || {
@@ -105,20 +108,21 @@ pub(super) fn map<T: Real, const INPUTS: usize, const NUMBERS: usize>(
                     if positions == 1 {
                         let numbers = numbers.map(|numbers| &numbers[..row]);
                         for c in 0..row {
-                            out[c] = f(inputs.map(|x| x[c]), numbers.map(|x| x[c]));
+                            out[c].write(f(inputs.map(|x| x[c]), numbers.map(|x| x[c])));
                         }
                     } else {
                         let channel = (offset / row + i) % channels;
                         let numbers = numbers.map(|numbers| numbers[channel]);
                         for p in 0..row {
-                            out[p] = f(inputs.map(|x| x[p]), numbers);
+                            out[p].write(f(inputs.map(|x| x[p]), numbers));
                         }
                     }
                 }
             },
         );
-    });
-    out
+    };
+    // SAFETY: a piece is made of whole rows, each of whose elements is written.
+    unsafe { made_in_chunks(len, row * (CHUNK / row).max(1), len <= parallel::SERIAL, work) }
 }
 
 /// `x * weight + bias` by channel; no bias is none.

@@ -11,6 +11,7 @@ pub(crate) mod channels;
 pub(crate) mod convolution;
 pub(crate) mod finite;
 pub(crate) mod matmul;
+pub(crate) mod memory;
 mod parallel;
 pub(crate) mod pool;
 pub(crate) mod rows;

@@ -5,7 +5,7 @@
 
 use candle_core::WithDType;
 
-use super::parallel::{for_each_chunk, for_each_chunk_of};
+use super::parallel::{SERIAL, for_each_chunk, for_each_chunk_of};
 use super::{Real, vectorised};
 
 /// Partial sums of a row, so that the loop over it vectorises.
@@ -66,7 +66,8 @@ pub(crate) fn standardise<T: Real>(x: &[T], size: usize, eps: f64) -> (Vec<T>, V
     if size == 0 {
         return (out, scales);
     }
-    for_each_chunk_of([(&mut out, size), (&mut scales, 1)], |row, [out, scale]| {
+    let serial = x.len() <= SERIAL;
+    for_each_chunk_of(serial, [(&mut out, size), (&mut scales, 1)], |row, [out, scale]| {
         work(&x[row * size..][..size], out, &mut scale[0]);
     });
     (out, scales)

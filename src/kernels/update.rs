@@ -5,7 +5,7 @@ use std::ops::{Add, Div, Mul, Sub};
 use candle_core::WithDType;
 use num_traits::Float;
 
-use super::parallel::for_each_chunk_of;
+use super::parallel::{SERIAL, for_each_chunk_of};
 use super::{CHUNK, Real, vectorised};
 
 /// What a [`Formula`] is written in: a number, or something that stands for a tensor of them.
@@ -65,27 +65,30 @@ pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     let len = targets[0].len();
     let lens = targets.iter().map(|target| target.len()).chain(sources.map(<[T]>::len));
     assert!({ lens }.all(|other| other == len), "tensors of different sizes");
-    for_each_chunk_of(targets.map(|target| (target, CHUNK)), |number, mut targets| {
-        vectorised(
-            #[inline(always)]
-            move || {
-                let (formula, len) = (*formula, targets[0].len());
-                let mut targets = targets.each_mut().map(|target| &mut target[..len]);
-                let sources = sources.map(|source| &source[number * CHUNK..][..len]);
-                for i in 0..len {
-                    let now = targets.each_ref().map(|target| target[i]);
-                    let new = formula.apply(now, sources.map(|source| source[i]));
-                    targets.iter_mut().zip(new).for_each(|(target, new)| target[i] = new);
-                }
-            },
-        );
-    });
+    for_each_chunk_of(
+        len <= SERIAL,
+        targets.map(|target| (target, CHUNK)),
+        |number, mut targets| {
+            vectorised(
+                #[inline(always)]
+                move || {
+                    let (formula, len) = (*formula, targets[0].len());
+                    let mut targets = targets.each_mut().map(|target| &mut target[..len]);
+                    let sources = sources.map(|source| &source[number * CHUNK..][..len]);
+                    for i in 0..len {
+                        let now = targets.each_ref().map(|target| target[i]);
+                        let new = formula.apply(now, sources.map(|source| source[i]));
+                        targets.iter_mut().zip(new).for_each(|(target, new)| target[i] = new);
+                    }
+                },
+            );
+        },
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::parallel::SERIAL;
     use crate::kernels::tests::values;
 
     #[derive(Clone, Copy)]

@@ -26,6 +26,7 @@ use crate::draws::{CriticDraws, GeneratorDraws};
 use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
+use crate::kernels;
 use crate::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
 use crate::network::Network;
 use crate::observers::{Every, Observer, Watch};
@@ -111,6 +112,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         config: TrainConfig,
         (device, dtype): (Device, DType),
     ) -> Result<Self> {
+        kernels::memory::keep_for_next_step();
         Ok(Self {
             batching: Batching::for_critic(critic.parameters()),
             classes: checks::common_classes(generator.model(), critic.model())?,

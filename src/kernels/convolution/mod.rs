@@ -98,11 +98,9 @@ pub(crate) fn forward<T: Real>(
         let images = Matrix::new(image, c.batch, window);
         return product_nt(images, Matrix::new(kernel, outputs, window), bias);
     }
-    let mut maps = vec![T::zero(); c.batch * c.outputs * positions];
-    if maps.is_empty() {
-        return maps;
-    }
-    if window == 0 || c.pixels() == 0 {
+    let len = c.batch * c.outputs * positions;
+    if len == 0 || window == 0 || c.pixels() == 0 {
+        let mut maps = vec![T::zero(); len];
         if let Some(bias) = bias {
             fill_channels(&mut maps, positions, bias);
         }
@@ -135,8 +133,7 @@ pub(crate) fn forward<T: Real>(
             }
         });
     };
-    for_each_block(c, &mut maps, block.samples, c.outputs * positions, task);
-    maps
+    in_blocks(c, len, block.samples, c.outputs * positions, task)
 }
 
 /// Images `(batch, inputs, ...)`, each the sum of the kernel's windows weighted by the maps `(batch, outputs, ...)`: the
@@ -153,11 +150,12 @@ pub(crate) fn for_image<T: Real>(
     if c.is_dense() && bias.is_none() {
         return product(Matrix::new(maps, c.batch, outputs), Matrix::new(kernel, outputs, window));
     }
-    let mut images = vec![T::zero(); c.batch * c.inputs * pixels];
-    if let Some(bias) = bias {
-        fill_channels(&mut images, pixels, bias);
-    }
-    if images.is_empty() || maps.is_empty() {
+    let len = c.batch * c.inputs * pixels;
+    if len == 0 || maps.is_empty() {
+        let mut images = vec![T::zero(); len];
+        if let Some(bias) = bias {
+            fill_channels(&mut images, pixels, bias);
+        }
         return images;
     }
     let (planes, block) = (&Planes::new(c), Block::new::<T>(c));
@@ -169,6 +167,9 @@ pub(crate) fn for_image<T: Real>(
     }
     let task = |first: usize, images: &mut [T]| {
         let count = images.len() / (c.inputs * pixels);
+        if let Some(bias) = bias {
+            fill_channels(images, pixels, bias);
+        }
         let panels = block.panels(count);
         let row = panels * block.width;
         let both = panels * outputs * block.width + window.next_multiple_of(ROWS) * row;
@@ -200,8 +201,7 @@ pub(crate) fn for_image<T: Real>(
             }
         });
     };
-    for_each_block(c, &mut images, block.samples, c.inputs * pixels, task);
-    images
+    in_blocks(c, len, block.samples, c.inputs * pixels, task)
 }
 
 /// The kernel `(outputs, inputs / groups, ...)` whose weights are the products of what they meet in the images
@@ -351,21 +351,27 @@ fn clear_tail<T: Real>(panels: &mut [T], columns: usize, (inner, width): (usize,
     }
 }
 
-/// Cuts `out` into blocks of `at_once` samples of `size` elements and runs a task on each, given its first sample.
-fn for_each_block<T: Real>(
+/// `len` elements, made in blocks of `at_once` samples of `size` elements: a task on each, given its first sample and zeros.
+///
+/// A block is zeroed by the task that fills it, which then finds it in its cache.
+fn in_blocks<T: Real>(
     convolution: &Convolution,
-    out: &mut [T],
+    len: usize,
     at_once: usize,
     size: usize,
     task: impl Fn(usize, &mut [T]) + Sync + Send,
-) {
-    let (len, block) = (out.len(), at_once * size);
+) -> Vec<T> {
+    let (mut out, block) = (Vec::new(), at_once * size);
     let serial = convolution.work() <= SERIAL;
-    let whole = super::parallel::Shared::new(out);
+    let whole = super::parallel::Shared::spare(&mut out, len);
     tasks(serial, len.div_ceil(block), |i| {
         // SAFETY: each task has a block of its own.
-        task(i * at_once, unsafe { whole.slice(i * block..len.min((i + 1) * block)) });
+        let block = unsafe { whole.filled(i * block..len.min((i + 1) * block), T::zero()) };
+        task(i * at_once, block);
     });
+    // SAFETY: the blocks cover all elements, each of which was given a value.
+    unsafe { out.set_len(len) };
+    out
 }
 
 #[cfg(test)]

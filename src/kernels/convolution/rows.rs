@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Convolution, full_width, panel_width};
+use super::{Convolution, copy_short, full_width, panel_width};
 use crate::kernels::scratch::with_scratch;
 use crate::kernels::{Real, vectorised};
 
@@ -61,26 +61,29 @@ impl RowPanel<'_> {
         let size = padded[0] * padded[1];
         let rest = columns.len()..width;
         with_scratch(size * channels.len(), |buffer: &mut [T]| {
-            if c.geometry.padding != [0, 0] {
-                buffer.fill(T::zero());
-            }
+            // The border stays zero.
+            buffer.fill(T::zero());
             for (sample, out) in samples.zip(out.chunks_exact_mut(c.positions() * width)) {
-                for (channel, buffer) in channels.clone().zip(buffer.chunks_exact_mut(size.max(1)))
-                {
-                    let channel = sample * c.inputs + self.group * c.inputs_per_group() + channel;
-                    let image = &images[channel * pixels..][..pixels];
-                    let inside = buffer.chunks_exact_mut(padded[1]).skip(c.geometry.padding[0]);
-                    for (row, out) in image.chunks_exact(c.image[1].max(1)).zip(inside) {
-                        out[c.geometry.padding[1]..][..row.len()].copy_from_slice(row);
-                    }
-                }
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let all = buffer.chunks_exact_mut(size.max(1));
+                        for (channel, buffer) in channels.clone().zip(all) {
+                            let channel =
+                                sample * c.inputs + self.group * c.inputs_per_group() + channel;
+                            let image = &images[channel * pixels..][..pixels];
+                            let inside = buffer.chunks_exact_mut(padded[1]);
+                            let inside = inside.skip(c.geometry.padding[0]);
+                            for (row, out) in image.chunks_exact(c.image[1].max(1)).zip(inside) {
+                                copy_short(row, &mut out[c.geometry.padding[1]..][..row.len()]);
+                            }
+                        }
+                        self.copy_runs(&columns, channels.start, padded, buffer, out);
+                    },
+                );
                 if !rest.is_empty() {
                     out.chunks_exact_mut(width).for_each(|out| out[rest.clone()].fill(T::zero()));
                 }
-                vectorised(
-                    #[inline(always)]
-                    || self.copy_runs(&columns, channels.start, padded, buffer, out),
-                );
             }
         });
     }
@@ -106,37 +109,69 @@ impl RowPanel<'_> {
             let run = (longest - right % longest).min(columns.end - column);
             let start =
                 (channel * padded[0] + down * dilation[0]) * padded[1] + right * dilation[1];
-            for y in 0..c.map[0] {
-                let from = &buffer[start + y * stride[0] * padded[1]..];
-                let out = &mut out[y * c.map[1] * width + column - columns.start..];
-                match run {
-                    1 => copy::<T, 1>(from, stride[1], out, width, c.map[1]),
-                    3 => copy::<T, 3>(from, stride[1], out, width, c.map[1]),
-                    4 => copy::<T, 4>(from, stride[1], out, width, c.map[1]),
-                    5 => copy::<T, 5>(from, stride[1], out, width, c.map[1]),
-                    _ => {
-                        for x in 0..c.map[1] {
-                            out[x * width..][..run].copy_from_slice(&from[x * stride[1]..][..run]);
-                        }
-                    }
-                }
+            let runs = Runs {
+                from: &buffer[start..],
+                steps: [stride[0] * padded[1], stride[1]],
+                out: &mut out[column - columns.start..],
+                width,
+                map: c.map,
+            };
+            match run {
+                1 => runs.copy::<1>(),
+                3 => runs.copy::<3>(),
+                4 => runs.copy::<4>(),
+                5 => runs.copy::<5>(),
+                _ => runs.copy_any(run),
             }
             column += run;
         }
     }
 }
 
-/// Copies `count` runs of a constant length.
-#[inline(always)]
-fn copy<T: Real, const RUN: usize>(
-    from: &[T],
-    step: usize,
-    out: &mut [T],
-    out_step: usize,
-    count: usize,
-) {
-    let out = out[..(count - 1) * out_step + RUN].chunks_mut(out_step);
-    for (x, out) in out.enumerate() {
-        out[..RUN].copy_from_slice(&from[x * step..][..RUN]);
+/// Runs of neighbouring elements, one for each position of a map, and where they go.
+struct Runs<'a, T> {
+    from: &'a [T],
+    /// Elements from one run to that of the position below, and to the right.
+    steps: [usize; 2],
+    out: &'a mut [T],
+    /// Elements from one position's place to the next one's.
+    width: usize,
+    map: [usize; 2],
+}
+
+impl<T: Real> Runs<'_, T> {
+    /// Copies runs of a constant length.
+    #[inline(always)]
+    fn copy<const RUN: usize>(self) {
+        let Self { from, steps, out, width, map: [height, across] } = self;
+        let last = (height - 1) * steps[0] + (across - 1) * steps[1];
+        assert!(
+            last + RUN <= from.len() && (height * across - 1) * width + RUN <= out.len(),
+            "runs of {RUN}"
+        );
+        // SAFETY: the assertion holds the last run, whose place is the highest, to lie inside both slices.
+        unsafe {
+            let mut to = out.as_mut_ptr();
+            for y in 0..height {
+                let mut from = from.as_ptr().add(y * steps[0]);
+                for _ in 0..across {
+                    let run = from.cast::<[T; RUN]>().read_unaligned();
+                    to.cast::<[T; RUN]>().write_unaligned(run);
+                    from = from.wrapping_add(steps[1]);
+                    to = to.wrapping_add(width);
+                }
+            }
+        }
+    }
+
+    /// Copies runs of any length.
+    fn copy_any(self, run: usize) {
+        let Self { from, steps, out, width, map: [height, across] } = self;
+        for y in 0..height {
+            for x in 0..across {
+                let from = &from[y * steps[0] + x * steps[1]..][..run];
+                out[(y * across + x) * width..][..run].copy_from_slice(from);
+            }
+        }
     }
 }

@@ -51,12 +51,12 @@ impl<'a, T> Matrix<'a, T> {
 }
 
 impl<T: Real> Matrix<'_, T> {
-    /// Writes some columns, `(inner, width)`, with zeros for those beyond the last.
-    fn pack_panel(&self, first: usize, width: usize, out: &mut [T]) {
+    /// Writes some rows of some columns, `(rows, width)`, with zeros for columns beyond the last.
+    fn pack_panel(&self, rows: Range<usize>, first: usize, width: usize, out: &mut [T]) {
         let (count, stride) = (width.min(self.columns - first), self.stride());
         if self.transposed {
-            let rows = &self.elements[first * stride..];
-            super::transpose::turn(rows, (count, self.rows), stride, out, width);
+            let elements = &self.elements[first * stride + rows.start..];
+            super::transpose::turn(elements, (count, rows.len()), stride, out, width);
             if count < width {
                 out.chunks_exact_mut(width).for_each(|out| out[count..].fill(T::zero()));
             }
@@ -65,13 +65,30 @@ impl<T: Real> Matrix<'_, T> {
         vectorised(
             #[inline(always)]
             move || {
-                for (p, out) in out.chunks_exact_mut(width).enumerate() {
+                for (p, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
                     let from = &self.elements[p * stride + first..][..count];
                     copy_short(from, out);
                     out[count..].fill(T::zero());
                 }
             },
         );
+    }
+
+    /// Writes all panels of a width, `(panels, inner, width)`.
+    fn pack(&self, serial: bool, width: usize, out: &mut [T]) {
+        /// Rows that one task packs.
+        const ROWS: usize = 128;
+        let (inner, pieces) = (self.rows, self.rows.div_ceil(ROWS));
+        let whole = Shared::new(out);
+        tasks(serial, self.columns.div_ceil(width) * pieces, |task| {
+            let (panel, first) = (task / pieces, task % pieces * ROWS);
+            let rows = first..inner.min(first + ROWS);
+            let start = panel * inner;
+            // SAFETY: each task has rows of its own.
+            let out =
+                unsafe { whole.slice((start + rows.start) * width..(start + rows.end) * width) };
+            self.pack_panel(rows, panel * width, width, out);
+        });
     }
 }
 
@@ -189,19 +206,20 @@ impl<T: Real> Receiver<T> for Straight<'_, T> {
 /// Writes a strip of the transposed product where it belongs in the product, of `columns` columns.
 fn turned<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bias: Option<&[T]>) {
     let Strip { left, tiles, rows, right, columns: made, width } = strip;
-    let (count, whole) = (rows.len(), tiles.len() * ROWS);
-    with_scratch(whole * width + count * made.len(), |buffer: &mut [T]| {
-        let (values, buffer) = buffer.split_at_mut(whole * width);
+    let count = rows.len();
+    with_scratch(tiles.len() * ROWS * width, |values: &mut [T]| {
         let elements = &mut *values;
         multiply(left, tiles, right, Rows { first: rows.start, elements, stride: width, width });
-        super::transpose::turn(values, (count, made.len()), width, buffer, count);
-        for (column, values) in made.zip(buffer.chunks_exact_mut(count)) {
-            if let Some(bias) = bias {
-                let bias = &bias[rows.clone()];
-                values.iter_mut().zip(bias).for_each(|(value, &bias)| *value += bias);
+        if let Some(bias) = bias {
+            for (values, &bias) in values.chunks_exact_mut(width).zip(&bias[rows.clone()]) {
+                values.iter_mut().for_each(|value| *value += bias);
             }
-            // SAFETY: as in `straight`; rows and columns have changed roles.
-            unsafe { out.write(column * columns + rows.start, values) };
+        }
+        let (start, last) = (made.start * columns, (made.end - 1) * columns);
+        // SAFETY: as in `straight`; rows and columns have changed roles. The first and the last row of the strip are inside.
+        unsafe {
+            let [to, _] = [start, last].map(|row| out.at(row + rows.start..row + rows.end));
+            super::transpose::turn_to(values, (count, made.len()), width, to, columns);
         }
     });
 }
@@ -232,7 +250,13 @@ fn strips<T: Real>(
     let width = panel_width::<T>(columns);
     let (panels, all_tiles) = (columns.div_ceil(width), rows.div_ceil(ROWS));
     let serial = rows * inner * columns <= SERIAL;
-    let wanted = if serial { 1 } else { TASKS.div_ceil(panels) };
+    // Of a long left operand each strip is read once, for all panels.
+    let long = !serial && panels < TASKS && all_tiles >= 4 * TASKS;
+    let wanted = match serial {
+        true => 1,
+        false if long => TASKS,
+        false => TASKS.div_ceil(panels),
+    };
     // Strips of some tiles, whose values stay in the cache.
     let per_strip = all_tiles.div_ceil(wanted).clamp(1, 32);
     let strips = all_tiles.div_ceil(per_strip);
@@ -251,18 +275,20 @@ fn strips<T: Real>(
     if wanted > 1 {
         // A panel that more than one task takes is packed once for all of them.
         with_scratch(panels * inner * width, |packed: &mut [T]| {
-            super::parallel::for_each_chunk(packed, inner * width, |offset, out| {
-                right.pack_panel(offset / (inner * width) * width, width, out);
-            });
-            tasks(serial, panels * strips, |task| {
-                let (panel, i) = (task / strips, task % strips);
+            right.pack(serial, width, packed);
+            let make = |panel: usize, i: usize| {
                 strip(panel, &packed[panel * inner * width..][..inner * width], i);
-            });
+            };
+            if long {
+                tasks(serial, strips, |i| (0..panels).for_each(|panel| make(panel, i)));
+            } else {
+                tasks(serial, panels * strips, |task| make(task / strips, task % strips));
+            }
         });
     } else {
         tasks(serial, panels, |panel| {
             with_scratch(inner * width, |elements: &mut [T]| {
-                right.pack_panel(panel * width, width, elements);
+                right.pack_panel(0..inner, panel * width, width, elements);
                 (0..strips).for_each(|i| strip(panel, elements, i));
             });
         });

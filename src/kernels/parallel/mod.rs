@@ -3,11 +3,15 @@
 mod team;
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Elements up to which a kernel stays on its thread. To share a loop with a helper that looks for work takes about as long as a
-/// vectorised loop over so many.
-pub(super) const SERIAL: usize = 16 * 1024;
+/// Elements up to which a kernel stays on its thread. To share a loop with a helper, and to fetch what other cores have written,
+/// takes about as long as a vectorised loop over so many.
+pub(super) const SERIAL: usize = 48 * 1024;
+
+/// Elements that a task takes at least, to pay for being handed over.
+const PIECE: usize = 4 * 1024;
 
 /// Cuts `out` into pieces of `size` elements and calls `work` with each piece and its offset.
 ///
@@ -18,22 +22,24 @@ pub(super) fn for_each_chunk<T: Copy + Send>(
     size: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    for_each_chunk_of([(out, size)], |i, [out]| work(i * size.max(1), out));
+    let serial = out.len() <= SERIAL;
+    for_each_chunk_of(serial, [(out, size)], |i, [out]| work(i * size.max(1), out));
 }
 
 /// Cuts each of some slices into pieces of its own size, as many of each, and calls `work` with the number of a piece and that
-/// piece of each slice.
+/// piece of each slice; on this thread where `serial`.
 pub(super) fn for_each_chunk_of<T: Copy + Send, const N: usize>(
+    serial: bool,
     slices: [(&mut [T], usize); N],
     work: impl Fn(usize, [&mut [T]; N]) + Sync,
 ) {
     let pieces = |(slice, size): &(&mut [T], usize)| slice.len().div_ceil((*size).max(1));
-    let (count, len) = (pieces(&slices[0]), slices[0].0.len());
+    let count = pieces(&slices[0]);
     assert!(slices.iter().all(|slice| pieces(slice) == count), "as many pieces of each");
     // Pieces may be small, a row say: a task takes enough of them to pay for the hand-over.
-    let at_once = if len <= SERIAL { count } else { (SERIAL / 4).div_ceil(slices[0].1.max(1)) };
+    let at_once = if serial { count } else { PIECE.div_ceil(slices[0].1.max(1)) };
     let shared = slices.map(|(slice, size)| (slice.len(), size.max(1), Shared::new(slice)));
-    tasks(len <= SERIAL, count.div_ceil(at_once.max(1)), |task| {
+    tasks(serial, count.div_ceil(at_once.max(1)), |task| {
         for i in task * at_once..count.min((task + 1) * at_once) {
             // SAFETY: pieces of one slice do not overlap, and each is given to `work` once.
             let piece = shared.each_ref().map(|(len, size, slice)| unsafe {
@@ -42,6 +48,25 @@ pub(super) fn for_each_chunk_of<T: Copy + Send, const N: usize>(
             work(i, piece);
         }
     });
+}
+
+/// A vector of `len` elements that is made in pieces of `size`: `work` is given each piece's offset and memory;
+/// all on this thread where `serial`.
+///
+/// # Safety
+/// `work` must write every element of each piece that it is given.
+pub(super) unsafe fn made_in_chunks<T: Copy + Send>(
+    len: usize,
+    size: usize,
+    serial: bool,
+    work: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    let pieces = [(&mut out.spare_capacity_mut()[..len], size)];
+    for_each_chunk_of(serial, pieces, |i, [out]| work(i * size.max(1), out));
+    // SAFETY: the pieces cover all elements, each of which was written, as the caller vouches.
+    unsafe { out.set_len(len) };
+    out
 }
 
 /// Calls `work` with each number below `count`, on any thread and in any order; on this one where `serial`.
@@ -108,6 +133,21 @@ impl<'a, T: Copy> Shared<'a, T> {
                 to = to.add(PIECE);
             }
             std::ptr::copy_nonoverlapping(rest.as_ptr(), to, rest.len());
+        }
+    }
+
+    /// A part to write to, of copies of an element at first.
+    ///
+    /// # Safety
+    /// Nobody else may use a part that overlaps it.
+    #[expect(clippy::mut_from_ref, reason = "the caller vouches for it")]
+    pub(super) unsafe fn filled(&self, range: Range<usize>, x: T) -> &mut [T] {
+        // SAFETY: inside the memory, as `at` asserts; not used by anybody else, as the caller vouches, and read only once it
+        // has values.
+        unsafe {
+            let start = self.at(range.clone()).cast::<MaybeUninit<T>>();
+            std::slice::from_raw_parts_mut(start, range.len()).fill(MaybeUninit::new(x));
+            std::slice::from_raw_parts_mut(start.cast(), range.len())
         }
     }
 
