@@ -207,7 +207,8 @@ fn ensure_room(images: &Images) -> Result<()> {
     let (_, _, height, width) = first(images)?.dims4()?;
     ensure!(
         scales(height, width) > 0,
-        "{}: images of {height} x {width} pixels; structural similarity takes {} or more a side: leave ms-ssim out of --measures",
+        "{}: images of {height} x {width} pixels; structural similarity takes {} or more a side: \
+         leave ms-ssim out of --measures",
         images.path.display(),
         MsSsim::default().window
     );

@@ -16,9 +16,10 @@
 //!
 //! The second figure is the paper's: critics alone, the generated samples held at data + N(0, 1).
 //!
-//! `cargo run --example toy_2d` takes about a quarter of an hour on two idle cores for all nine runs; `--data` and
-//! `--lipschitz` choose some of them; `--quick`, 8 Gaussians for 600 steps, takes a minute. Each run leaves what came out of it
-//! in `runs/` in the folder, and one that is interrupted goes on from there when it is started again.
+//! `cargo run --example toy_2d` takes some twenty minutes on two cores for all nine runs; `--data` and `--lipschitz`
+//! choose some of them (`--data grid --lipschitz gp --seed 1`); `--quick`, 8 Gaussians for 600 steps, takes a minute.
+//! Each run leaves what came out of it in `runs/` in the folder, and one that is interrupted goes on from there when it
+//! is started again.
 
 #[path = "common/experiment.rs"]
 mod experiment;
@@ -437,7 +438,8 @@ fn verdict(measured: &[Measured], flags: &Flags) -> Vec<Claim> {
         let enough = flags.pick(0.95, 0.3);
         claims.push(Claim::new(
             format!(
-                "the gradient penalty finds all of the {}, with {:.0} % of the samples or more within 3 deviations",
+                "the gradient penalty finds all of the {}, with {:.0} % of the samples or more \
+                 within 3 deviations",
                 toy.name(),
                 100.0 * enough
             ),
@@ -447,8 +449,8 @@ fn verdict(measured: &[Measured], flags: &Flags) -> Vec<Claim> {
         if let Some(clip) = of(toy, Strategy::Clip) {
             claims.push(Claim::new(
                 format!(
-                    "weight clipping does worse on the {} in as many generator steps: a smaller share within 3 deviations \
-                     than with the penalty",
+                    "weight clipping does worse on the {} in as many generator steps: a smaller \
+                     share within 3 deviations than with the penalty",
                     toy.name()
                 ),
                 format!("{clip} against {:.1} %", 100.0 * gp.high_quality),

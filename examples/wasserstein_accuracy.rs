@@ -2,8 +2,8 @@
 //!
 //! **Claim** (Arjovsky et al. 2017, equation 2). Over 1-Lipschitz functions the greatest mean f(real) - mean f(fake) is the
 //! Wasserstein-1 distance. A clipped critic finds it up to a factor, its own Lipschitz constant; a WGAN-div critic finds
-//! another divergence; one with a one-sided penalty with lambda 200 finds the distance itself, one with the WGAN-GP paper's (two-sided,
-//! lambda 10) about 1 + W / (2 lambda) times it, but for the one-dimensional cones.
+//! another divergence; one with a one-sided penalty with lambda 200 finds the distance itself, one with the WGAN-GP
+//! paper's (two-sided, lambda 10) about 1 + W / (2 lambda) times it, but for the one-dimensional cones.
 //!
 //! **Problems.** Shifted Gaussians, in which all mass moves by the same vector; parallel lines (example 1 of the paper); cones
 //! (Anil et al. 2019), in which all mass moves along rays from one point, so that the best critic is minus the distance from
@@ -299,14 +299,15 @@ fn verdict(measured: &[Measured]) -> Vec<Claim> {
     let (tuned, clipped) = (furthest(TUNED), furthest("weight clipping, c = 0.1"));
     vec![
         Claim::new(
-            "with a one-sided penalty with lambda 200 the estimate is the distance within 5 %, in one and two dimensions",
+            "with a one-sided penalty with lambda 200 the estimate is the distance within 5 %, in one \
+             and two dimensions",
             format!("off by {:.1} % at most", 100.0 * tuned),
             tuned < 0.05,
         ),
         Claim::new(
             format!(
-                "with the paper's penalty, two-sided with lambda 10, it is 1 + W / (2 lambda) = {factor} times the distance \
-                 within 5 %, in one and two dimensions but on the one-dimensional cones"
+                "with the paper's penalty, two-sided with lambda 10, it is 1 + W / (2 lambda) = {factor} \
+                 times the distance within 5 %, in one and two dimensions but on the one-dimensional cones"
             ),
             format!("{} times; on the cones {}", said(&paper), said(&on_cones)),
             paper.iter().all(|ratio| (ratio / factor - 1.0).abs() < 0.05),

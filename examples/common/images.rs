@@ -97,8 +97,8 @@ impl Images {
         );
         if low >= 0.0 {
             eprintln!(
-                "warning: {path}: values from {low} to {high}; expected -1 (black) to 1 (white), so that images from 0 \
-                 to 1 are scored as pale ones"
+                "warning: {path}: values from {low} to {high}; expected -1 (black) to 1 (white): \
+                 images from 0 to 1 are taken for pale ones"
             );
         }
         Ok(())
