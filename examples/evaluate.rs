@@ -1,8 +1,10 @@
 //! Scores images against a data set: `cargo run --example evaluate -- IMAGES`.
 //!
-//! `IMAGES` is a folder of pictures, a safetensors file with one tensor of images, a checkpoint, or a generator's weights
-//! beside the config.json of its run. Without it MNIST's training digits are scored, which shows what every score is at its
-//! best: `cargo run --example evaluate` takes some 40 seconds of two idle cores.
+//! `IMAGES` is a folder of pictures, a safetensors file with one tensor of images, a checkpoint or a folder of
+//! checkpoints, which stands for its newest, or a generator's weights beside the config.json of its run. Values are to
+//! be from -1 (black) to 1 (white): others are refused, and where none is below 0 a warning says so. Without `IMAGES`
+//! MNIST's training digits are scored, which shows what every score is at its best: `cargo run --example evaluate` takes
+//! some 40 seconds of two idle cores.
 //!
 //! Scores of two networks do not compare: each is printed with its own. Nor do those of different numbers of samples.
 
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
 use clap::{Parser, ValueEnum};
 use experiment::{Experiment, Flags};
 use images::{Images, Reading};
@@ -37,8 +40,9 @@ struct Arguments {
     #[command(flatten)]
     flags: Flags,
 
-    /// What to score: a folder of pictures (PNG or JPEG), a safetensors file of images (count, channels, height, width), a
-    /// checkpoint, or a generator's weights [default: MNIST's training digits]
+    /// What to score: a folder of pictures (PNG or JPEG), a safetensors file of images (count, channels, height, width)
+    /// from -1 to 1, a checkpoint, a folder of checkpoints (the newest), or a generator's weights [default: MNIST's
+    /// training digits]
     #[arg(value_name = "IMAGES")]
     generated: Option<PathBuf>,
 
@@ -125,9 +129,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let path = arguments.generated.as_deref().unwrap_or(Path::new(MNIST));
     let generated = Images::open(path, &reading(Split::Train))?;
     let real = Images::open(&arguments.real, &reading(split))?;
-    for (images, path) in [(&generated, path), (&real, &*arguments.real)] {
-        let found = images.count();
-        ensure!(found > 1, "{}: {found} image; expected 2 or more", path.display());
+    for images in [&generated, &real] {
+        let (found, path) = (images.count(), images.path.display());
+        ensure!(found > 1, "{path}: {found} image; expected 2 or more");
+        if arguments.measures.contains(&Kind::MsSsim) {
+            ensure_room(images)?;
+        }
     }
 
     for (images, name) in [(&generated, "generated.png"), (&real, "real.png")] {
@@ -135,8 +142,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let features = network.name().to_owned();
     let settings = Settings {
-        generated: path,
-        real: &arguments.real,
+        generated: &generated.path,
+        real: &real.path,
         features: &features,
         generated_images: generated.count(),
         real_images: real.count(),
@@ -183,40 +190,59 @@ fn scores(
         for (measure, images) in
             [("structural_similarity", generated), ("structural_similarity_of_the_data_set", real)]
         {
-            scores.extend(similarity(measure, images)?);
+            scores.push(similarity(measure, images)?);
         }
     }
     Ok(scores)
 }
 
-/// The mean similarity of neighbours, at as many scales as the images have room for; `None` where that is none.
-fn similarity(measure: &str, images: &Images) -> Result<Option<Score>> {
+/// At how many scales images of this size have room for the window of structural similarity.
+fn scales(height: usize, width: usize) -> usize {
+    let window = MsSsim::default().window;
+    (1..=5).take_while(|scale| height.min(width) >> (scale - 1) >= window).count()
+}
+
+/// An error for images without room for one scale: before anything is computed.
+fn ensure_room(images: &Images) -> Result<()> {
+    let (_, _, height, width) = first(images)?.dims4()?;
+    ensure!(
+        scales(height, width) > 0,
+        "{}: images of {height} x {width} pixels; structural similarity takes {} or more a side: \
+         leave ms-ssim out of --measures",
+        images.path.display(),
+        MsSsim::default().window
+    );
+    Ok(())
+}
+
+/// The mean similarity of neighbours, at as many scales as the images have room for.
+fn similarity(measure: &str, images: &Images) -> Result<Score> {
     let (mut sum, mut pairs) = (0.0, 0);
     for batch in images.batches() {
         let batch = batch?;
         let (count, _, height, width) = batch.dims4()?;
-        let window = MsSsim::default().window;
-        let scales = (1..=5).take_while(|scale| height.min(width) >> (scale - 1) >= window).count();
-        if scales == 0 {
-            return Ok(None);
-        }
         if count > 1 {
-            sum += (count / 2) as f64 * MsSsim::scales(scales)?.of_pairs(&batch)?;
+            let measure = MsSsim::scales(scales(height, width))?;
+            sum += (count / 2) as f64 * measure.of_pairs(&batch)?;
             pairs += count / 2;
         }
     }
-    Ok((pairs > 0).then(|| Score {
+    Ok(Score {
         measure: measure.into(),
         value: sum / pairs as f64,
         deviation: None,
         features: None,
         samples: 2 * pairs,
         real: None,
-    }))
+    })
+}
+
+fn first(images: &Images) -> Result<Tensor> {
+    Ok(images.batches().next().context("there are no images")??)
 }
 
 /// The first 64 images.
 fn picture(images: &Images) -> Result<Picture> {
-    let first = images.batches().next().context("there are no images")??;
+    let first = first(images)?;
     Ok(image_grid(&first.narrow(0, 0, first.dims()[0].min(64))?, 8)?.scaled(2)?)
 }

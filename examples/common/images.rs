@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use wgan::data::mnist::{self, Split};
 use wgan::metrics::batches_of;
@@ -14,8 +14,13 @@ const AT_ONCE: usize = 250;
 /// Names of pictures end in one of these.
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 
+/// How far beyond -1 and 1 a value may lie: what rounding leaves.
+const ROUNDING: f32 = 1e-3;
+
 /// Images `(1 or 3, height, width)` from -1 to 1.
 pub struct Images {
+    /// Where they are from: of a folder of checkpoints the newest.
+    pub path: PathBuf,
     source: Source,
     count: usize,
 }
@@ -41,26 +46,62 @@ pub struct Reading<'a> {
 }
 
 impl Images {
-    /// A folder of MNIST's files or of pictures, a safetensors file with one tensor of images, a checkpoint, or the weights
-    /// of a generator.
+    /// A folder of MNIST's files, of checkpoints or of pictures, a safetensors file with one tensor of images, a
+    /// checkpoint, or the weights of a generator. What is not from -1 to 1 is refused.
     pub fn open(path: &Path, reading: &Reading) -> Result<Self> {
+        let mut path = path.to_path_buf();
         let source = if !path.is_dir() {
-            of_file(path, reading)?
-        } else if mnist::is_present(path, reading.split) {
-            Source::Tensor(mnist::load(path, reading.split)?.samples().clone())
+            of_file(&path, reading)?
+        } else if mnist::is_present(&path, reading.split) {
+            Source::Tensor(mnist::load(&path, reading.split)?.samples().clone())
+        } else if let Some(newest) = newest_checkpoint(&path)? {
+            path = newest;
+            of_file(&path, reading)?
         } else {
-            Source::Pictures { paths: pictures(path)?, grey: reading.grey }
+            Source::Pictures { paths: pictures(&path)?, grey: reading.grey }
         };
         let available = match &source {
             Source::Tensor(images) => images.dims()[0],
             Source::Pictures { paths, .. } => paths.len(),
             Source::Generator(_) => usize::MAX,
         };
-        Ok(Self { source, count: available.min(reading.most) })
+        let images = Self { path, source, count: available.min(reading.most) };
+        images.check_range()?;
+        Ok(images)
     }
 
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Images from 0 to 1 or of bytes would be scored all the same, as nonsense.
+    fn check_range(&self) -> Result<()> {
+        let batches = match &self.source {
+            // Of bytes, whose range is known.
+            Source::Pictures { .. } => return Ok(()),
+            Source::Tensor(_) => usize::MAX,
+            // Its first samples tell of the others.
+            Source::Generator(_) => 1,
+        };
+        let path = self.path.display();
+        let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+        for batch in self.batches().take(batches) {
+            for value in batch?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()? {
+                ensure!(!value.is_nan(), "{path}: a value is NaN; expected -1 to 1");
+                (low, high) = (low.min(value), high.max(value));
+            }
+        }
+        ensure!(
+            low >= -1.0 - ROUNDING && high <= 1.0 + ROUNDING,
+            "{path}: values from {low} to {high}; expected -1 (black) to 1 (white)"
+        );
+        if low >= 0.0 {
+            eprintln!(
+                "warning: {path}: values from {low} to {high}; expected -1 (black) to 1 (white): \
+                 images from 0 to 1 are taken for pale ones"
+            );
+        }
+        Ok(())
     }
 
     /// All of them, in batches `(batch, channels, height, width)`.
@@ -106,19 +147,35 @@ fn of_file(path: &Path, reading: &Reading) -> Result<Source> {
     Ok(Source::Generator(Box::new(Trained::of_weights(path, &weights, config, seed)?)))
 }
 
+/// What is in a folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(folder).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()
+    });
+    paths.with_context(|| folder.display().to_string())
+}
+
+/// The checkpoint of most steps in a folder, by the names that runs give them; `None` where there is none.
+fn newest_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
+    let step = |path: &PathBuf| -> Option<u64> {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
+    };
+    let checkpoints = entries(folder)?.into_iter().filter(|path| step(path).is_some());
+    Ok(checkpoints.max_by_key(step))
+}
+
 /// The pictures in a folder, in the order of their names.
 fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path = entry.with_context(|| folder.display().to_string())?.path();
+    let is_picture = |path: &PathBuf| {
         let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
-        if ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known)) {
-            paths.push(path);
-        }
-    }
+        ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+    };
+    let mut paths = entries(folder)?;
+    paths.retain(is_picture);
     ensure!(
         !paths.is_empty(),
-        "{}: expected MNIST's files, or pictures whose names end in {}",
+        "{}: expected MNIST's files, checkpoints, or pictures whose names end in {}",
         folder.display(),
         ENDINGS.join(", ")
     );

@@ -19,9 +19,9 @@ use crate::rows::{Networks, RunSettings};
 /// Samples of each row in the picture.
 pub const SHOWN: usize = 20;
 /// Splits of the classifier score.
-const SPLITS: usize = 10;
+pub const SPLITS: usize = 10;
 /// The neighbour whose distance is the radius of coverage's balls.
-const NEIGHBOUR: usize = 5;
+pub const NEIGHBOUR: usize = 5;
 
 /// What samples are worth.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

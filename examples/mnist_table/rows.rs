@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::DType;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use wgan::data::TensorDataset;
 use wgan::optimizers::{OptimizerConfig, UpdateConfig};
@@ -51,6 +51,18 @@ pub struct Row {
     pub settings: Tuning,
 }
 
+/// Settings to be tried in the place of the tuned ones.
+#[derive(Args, Clone, Copy)]
+pub struct Trial {
+    /// The learning rate of the tuned rows [default: 1e-3 for clip, 2e-3 for gp and div]
+    #[arg(long, value_name = "X")]
+    learning_rate: Option<f64>,
+
+    /// The bound of the tuned rows with clipping [default: 0.03]
+    #[arg(long, value_name = "C")]
+    clip: Option<f64>,
+}
+
 impl Row {
     pub fn words(self) -> [&'static str; 3] {
         [
@@ -70,7 +82,7 @@ impl Row {
         ]
     }
 
-    pub fn config(self, seed: u64, generator_steps: u64) -> TrainConfig {
+    pub fn config(self, seed: u64, generator_steps: u64, trial: Trial) -> TrainConfig {
         let paper = match self.lipschitz {
             Strategy::Clip => TrainConfig::wgan(),
             Strategy::Gp => TrainConfig::wgan_gp(),
@@ -79,15 +91,19 @@ impl Row {
         let paper = TrainConfig { seed, generator_steps, ..paper };
         match self.settings {
             Tuning::Paper => paper,
-            Tuning::Tuned => self.tuned(paper),
+            Tuning::Tuned => self.tuned(paper, trial),
         }
     }
 
-    fn tuned(self, paper: TrainConfig) -> TrainConfig {
+    fn tuned(self, paper: TrainConfig, trial: Trial) -> TrainConfig {
+        let rate = |default| trial.learning_rate.unwrap_or(default);
         let (lipschitz, optimizer) = match self.lipschitz {
-            Strategy::Clip => (Lipschitz::Clip { c: 0.03 }, OptimizerConfig::rms_prop(1e-3)),
+            Strategy::Clip => (
+                Lipschitz::Clip { c: trial.clip.unwrap_or(0.03) },
+                OptimizerConfig::rms_prop(rate(1e-3)),
+            ),
             Strategy::Gp | Strategy::Div => {
-                (paper.lipschitz, OptimizerConfig::adam(2e-3, 0.5, 0.9))
+                (paper.lipschitz, OptimizerConfig::adam(rate(2e-3), 0.5, 0.9))
             }
         };
         let steps = paper.generator_steps;
@@ -171,6 +187,12 @@ pub struct RunSettings {
     pub row: Row,
     pub training: TrainConfig,
     pub networks: Networks,
+    /// Whose features and classes the figures are of.
+    pub classifier: String,
+    /// The neighbour whose distance is the radius of coverage's balls.
+    pub neighbour: usize,
+    /// Splits of the classifier score.
+    pub splits: usize,
     pub training_digits: Digits,
     pub test_digits: Digits,
     /// Generated ones that are measured, and the most real ones.

@@ -10,7 +10,7 @@ use wgan::report::{Figure, Panel, Picture, image_grid};
 
 use crate::experiment::Claim;
 use crate::finished::Run;
-use crate::judge::{Figures, SHOWN, samples_path};
+use crate::judge::{Figures, NEIGHBOUR, SHOWN, SPLITS, samples_path};
 use crate::rows::{Model, Row, RunSettings, Strategy, Tuning};
 
 /// A figure of [`Figures`].
@@ -73,15 +73,24 @@ fn deviation(values: &[f64]) -> f64 {
 
 #[derive(Serialize)]
 pub struct Measured {
+    /// Whose features and classes the figures are of.
+    pub classifier: String,
+    /// Generated ones and test digits.
+    pub samples: [usize; 2],
     /// The figures of as many training digits.
     pub training_digits: Figures,
     pub rows: Vec<Scores>,
 }
 
 impl Measured {
-    /// As Markdown.
+    /// As Markdown, with a caption.
     pub fn table(&self) -> Result<String> {
-        let mut table = String::from("| networks | strategy | settings | steps |");
+        let Self { classifier, samples: [samples, digits], .. } = self;
+        let mut table = format!(
+            "Features and classes by {classifier}; {samples} samples against {digits} test digits; classifier score \
+             of {SPLITS} splits, coverage with k = {NEIGHBOUR}; means +- sample deviations over the seeds.\n\n"
+        );
+        table += "| networks | strategy | settings | steps |";
         for (title, ..) in COLUMNS {
             write!(table, " {title} |")?;
         }
@@ -125,7 +134,9 @@ pub fn picture(runs: &[(&Run<RunSettings>, Figures)], seed: u64) -> Result<Pictu
 /// Every run, the better the further to the upper left.
 pub fn figure(measured: &Measured) -> Figure {
     let mut figure =
-        Figure::new("Coverage against Frechet distance").columns(2).panel_size(420, 320);
+        Figure::new(format!("Coverage against Frechet distance, by {}", measured.classifier))
+            .columns(2)
+            .panel_size(420, 320);
     for &model in Model::value_variants() {
         let rows: Vec<_> =
             measured.rows.iter().filter(|scores| scores.row.model == model).collect();
@@ -143,6 +154,9 @@ pub fn figure(measured: &Measured) -> Figure {
 
 pub fn verdict(measured: &Measured) -> Vec<Claim> {
     let mut claims = Vec::new();
+    let against = |one: f64, other: f64| {
+        format!("Frechet distance ({}) {one:.2} against {other:.2}", measured.classifier)
+    };
     let distance = |scores: &Scores| scores.mean.frechet_distance;
     let name = |row: Row| row.words()[..2].join(" ");
     let tuned = || measured.rows.iter().filter(|scores| scores.row.settings == Tuning::Tuned);
@@ -154,7 +168,7 @@ pub fn verdict(measured: &Measured) -> Vec<Claim> {
                 "{}: tuned settings come nearer than the paper's in as many steps",
                 name(scores.row)
             ),
-            format!("Frechet distance {:.2} against {:.2}", distance(scores), distance(paper)),
+            against(distance(scores), distance(paper)),
             distance(scores) < distance(paper),
         ));
     }
@@ -163,7 +177,7 @@ pub fn verdict(measured: &Measured) -> Vec<Claim> {
         let Some(clip) = tuned().find(|scores| scores.row == clip) else { continue };
         claims.push(Claim::new(
             format!("{}: tuned, it comes nearer than clipping does", name(scores.row)),
-            format!("Frechet distance {:.2} against {:.2}", distance(scores), distance(clip)),
+            against(distance(scores), distance(clip)),
             distance(scores) < distance(clip),
         ));
     }
@@ -171,7 +185,7 @@ pub fn verdict(measured: &Measured) -> Vec<Claim> {
     let nearest = measured.rows.iter().map(distance).fold(f64::INFINITY, f64::min);
     claims.push(Claim::new(
         "no generator comes nearer to the test digits than the training digits are",
-        format!("Frechet distance {nearest:.2} against {floor:.2}"),
+        against(nearest, floor),
         nearest > floor,
     ));
     claims
