@@ -191,7 +191,7 @@ fn scores(
 
 /// The mean similarity of neighbours, at as many scales as the images have room for; `None` where that is none.
 fn similarity(measure: &str, images: &Images) -> Result<Option<Score>> {
-    let (mut sum, mut pairs) = (0.0, 0);
+    let (mut sum, mut pairs, mut settings) = (0.0, 0, String::new());
     for batch in images.batches() {
         let batch = batch?;
         let (count, _, height, width) = batch.dims4()?;
@@ -200,13 +200,16 @@ fn similarity(measure: &str, images: &Images) -> Result<Option<Score>> {
         if scales == 0 {
             return Ok(None);
         }
+        if scales < MsSsim::default().weights.len() {
+            settings = format!("[scales={scales}]");
+        }
         if count > 1 {
             sum += (count / 2) as f64 * MsSsim::scales(scales)?.of_pairs(&batch)?;
             pairs += count / 2;
         }
     }
     Ok((pairs > 0).then(|| Score {
-        measure: measure.into(),
+        measure: format!("{measure}{settings}"),
         value: sum / pairs as f64,
         deviation: None,
         features: None,
