@@ -217,18 +217,22 @@ fn ensure_room(images: &Images) -> Result<()> {
 
 /// The mean similarity of neighbours, at as many scales as the images have room for.
 fn similarity(measure: &str, images: &Images) -> Result<Score> {
-    let (mut sum, mut pairs) = (0.0, 0);
+    let (mut sum, mut pairs, mut settings) = (0.0, 0, String::new());
     for batch in images.batches() {
         let batch = batch?;
         let (count, _, height, width) = batch.dims4()?;
+        let scales = scales(height, width);
+        if scales < MsSsim::default().weights.len() {
+            settings = format!("[scales={scales}]");
+        }
         if count > 1 {
-            let measure = MsSsim::scales(scales(height, width))?;
-            sum += (count / 2) as f64 * measure.of_pairs(&batch)?;
+            sum += (count / 2) as f64 * MsSsim::scales(scales)?.of_pairs(&batch)?;
             pairs += count / 2;
         }
     }
+    ensure!(pairs > 0, "{}: one image; structural similarity compares two", images.path.display());
     Ok(Score {
-        measure: measure.into(),
+        measure: format!("{measure}{settings}"),
         value: sum / pairs as f64,
         deviation: None,
         features: None,

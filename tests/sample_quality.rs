@@ -4,10 +4,11 @@
 mod support;
 
 use candle_core::{DType, Tensor};
-use support::{assert_number, draw};
+use support::{assert_number, draw, draw_classes};
 use wgan::Result;
 use wgan::metrics::{
-    Gaussian, InceptionScore, KernelDistance, MsSsim, Points, density_coverage, precision_recall,
+    Gaussian, InceptionScore, KernelDistance, ModeCoverage, MsSsim, Points, density_coverage,
+    precision_recall,
 };
 
 const DIMS: usize = 24;
@@ -110,6 +111,32 @@ fn neighbourhoods() -> Result<()> {
             assert_number(found, expected, 1e-12, name);
         }
     }
+    Ok(())
+}
+
+#[test]
+fn coverage_of_modes() -> Result<()> {
+    let figures = Figures::read();
+    let centres = (draw("metrics/centres", (15, 2), DType::F64) * 3.0)?;
+    let samples = (draw("metrics/samples_of_modes", (400, 2), DType::F64) * 3.0)?;
+    let mut samples = Points::from_tensor(&samples)?.values().to_vec();
+    samples.iter_mut().filter(|x| **x > 1.0).for_each(|x| *x -= 2.0);
+    let (samples, centres) = (Points::new(samples, 2)?, Points::from_tensor(&centres)?);
+    let found = ModeCoverage::of_mixture(&samples, &centres, 0.15)?;
+    let [modes, high_quality, reverse_kl] = figures.numbers("coverage_of_mixture");
+    assert_eq!((found.found as f64, found.modes), (modes, 15));
+    let share = found.high_quality.expect("a share");
+    assert_number(share, high_quality, 1e-12, "the share of high quality");
+    assert_number(found.reverse_kl, reverse_kl, 1e-12, "the divergence of a mixture");
+
+    let real = draw("metrics/shares", 50, DType::F64).to_vec1::<f64>()?;
+    let sum: f64 = real.iter().map(|share| share + 1.5).sum();
+    let real: Vec<f64> = real.iter().map(|share| (share + 1.5) / sum).collect();
+    let classes = draw_classes("metrics/classes", 80, 50).to_vec1::<u32>()?;
+    let found = ModeCoverage::of_classes(&classes, &real)?;
+    let [modes, reverse_kl] = figures.numbers("coverage_of_classes");
+    assert_eq!((found.found as f64, found.modes), (modes, 50));
+    assert_number(found.reverse_kl, reverse_kl, 1e-12, "the divergence of classes");
     Ok(())
 }
 

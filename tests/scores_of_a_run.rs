@@ -78,6 +78,22 @@ fn scores(folder: &Path) -> Scores {
     })
 }
 
+/// How far the step is from [`BEST`], however the run goes, which goes on from a step `first`.
+fn course(folder: &Path, first: u64) -> Scores {
+    // A look before the first step, then one at each interval.
+    let mut step = first;
+    let scores = Scores::new(folder, 1, 0, move |_| {
+        let value = step.abs_diff(BEST) as f64;
+        step += EVERY;
+        let measure = COURSE.into();
+        Ok(vec![Score { measure, value, deviation: None, features: None, samples: 1, real: None }])
+    });
+    scores.file_name("course.csv")
+}
+
+const COURSE: &str = "course";
+const BEST: u64 = 6;
+const EVERY: u64 = 3;
 const KERNEL: &str = "kernel_distance (the samples themselves)";
 
 /// The history without the clock.
@@ -91,7 +107,7 @@ fn timeless(history: &History) -> String {
 fn a_run_with_scores_is_the_run_without() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let (mut plain, data) = (trainer()?, data());
-    let mut scored = trainer()?.observe(Every::Steps(3), scores(folder.path()));
+    let mut scored = trainer()?.observe(Every::Steps(EVERY), scores(folder.path()));
     let without = plain.fit_until(&data, STEPS + 1)?;
     let with = scored.fit_until(&data, STEPS + 1)?;
     assert_eq!(bits(plain.generator().parameters()), bits(scored.generator().parameters()));
@@ -116,19 +132,22 @@ fn a_run_with_scores_is_the_run_without() -> Result<()> {
 fn a_score_picks_the_best_checkpoint_and_survives_a_resume() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let data = data();
-    let run = |name: &str| -> Result<WganTrainer<_, _>> {
+    let run = |name: &str, first: u64| -> Result<WganTrainer<_, _>> {
         let folder = folder.path().join(name);
         let checkpoints = Checkpoints::new(folder.join("checkpoints"))
-            .every_steps(3)
+            .every_steps(EVERY)
             .keep(1)
-            .keep_best(Best::lowest_score(KERNEL));
-        Ok(trainer()?.observe(Every::Steps(3), scores(&folder)).with_checkpoints(checkpoints))
+            .keep_best(Best::lowest_score(COURSE));
+        Ok(trainer()?
+            .observe(Every::Steps(EVERY), scores(&folder))
+            .observe(Every::Steps(EVERY), course(&folder, first))
+            .with_checkpoints(checkpoints))
     };
-    let mut whole = run("whole")?;
+    let mut whole = run("whole", 0)?;
     let history = whole.fit_until(&data, STEPS)?;
 
-    run("pieces")?.fit_until(&data, 6)?;
-    let mut resumed = run("pieces")?;
+    run("pieces", 0)?.fit_until(&data, 6)?;
+    let mut resumed = run("pieces", 6)?;
     assert_eq!(resumed.resume()?.expect("a checkpoint").step, 6);
     resumed.fit_until(&data, STEPS)?;
 
@@ -143,14 +162,36 @@ fn a_score_picks_the_best_checkpoint_and_survives_a_resume() -> Result<()> {
         |run: &str| std::fs::read_to_string(folder.path().join(run).join("scores.csv")).unwrap();
     assert_eq!(csv("whole"), csv("pieces"));
 
-    let best = (history.iter().filter(|record| record.scores.contains_key(KERNEL)))
-        .min_by(|a, b| a.scores[KERNEL].total_cmp(&b.scores[KERNEL]));
-    let best = best.expect("scores").step;
-    assert!(best < STEPS, "it would be kept as the newest");
+    // Not the newest, which would be kept anyway.
+    let courses = history.iter().filter_map(|record| record.scores.get(COURSE).copied());
+    assert_eq!(courses.collect::<Vec<_>>(), [3.0, 0.0, 3.0]);
     for (run, trainer) in [("whole", &whole), ("pieces", &resumed)] {
         let checkpoints = trainer.checkpoints().expect("checkpoints");
-        assert_eq!(checkpoints.best(), Some(path(run, best)));
-        assert!(path(run, best).is_file() && path(run, STEPS).is_file());
+        assert_eq!(checkpoints.best(), Some(path(run, BEST)));
+        assert!(path(run, BEST).is_file() && path(run, STEPS).is_file());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_that_is_restored_in_place_measures_again() -> Result<()> {
+    for every in [EVERY, STEPS] {
+        let folder = tempfile::tempdir().unwrap();
+        let data = data();
+        let checkpoints = Checkpoints::new(folder.path().join("checkpoints")).every_steps(EVERY);
+        let mut trainer = trainer()?
+            .observe(Every::Steps(every), scores(folder.path()))
+            .with_checkpoints(checkpoints);
+        let history = trainer.fit_until(&data, STEPS)?;
+        let csv = || std::fs::read_to_string(folder.path().join("scores.csv")).unwrap();
+        let (expected, lines) = (&history[STEPS as usize - 1].scores, csv());
+        let checkpoint = |step| format!("checkpoints/checkpoint-{step:06}.safetensors");
+        // What is newer than the state is in the way of a run that goes on from it.
+        trainer.restore(folder.path().join(checkpoint(BEST)))?;
+        std::fs::remove_file(folder.path().join(checkpoint(STEPS))).unwrap();
+        let again = trainer.fit_until(&data, STEPS)?;
+        assert_eq!(again.last().map(|record| &record.scores), Some(expected));
+        assert_eq!(csv(), lines);
     }
     Ok(())
 }

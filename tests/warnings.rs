@@ -125,3 +125,36 @@ fn warnings_reach_the_programs_subscriber() -> Result<()> {
     assert!(warnings[0].contains(r#"measured are {"distance"}"#), "{warnings:#?}");
     Ok(())
 }
+
+/// A Fréchet distance from no more samples than dimensions says so, once for each distribution.
+#[cfg(feature = "metrics")]
+#[test]
+fn a_distance_from_few_samples_is_told() -> Result<()> {
+    use wgan::metrics::{Gaussian, Points};
+
+    let of = |samples: usize| -> Result<Gaussian> {
+        let drawn = Stream::new(1, "samples", 0).normal((samples, 4), DType::F64, &Device::Cpu)?;
+        Gaussian::of(&Points::from_tensor(&drawn)?)
+    };
+    // Of this thread: the other test has the one of all threads.
+    let collector = Collector::default();
+    let warned = |a: &Gaussian, b: &Gaussian| -> Result<Vec<String>> {
+        tracing::subscriber::with_default(collector.clone(), || a.frechet_distance(b))?;
+        let lines = std::mem::take(&mut *collector.0.lock().unwrap());
+        Ok(lines.into_iter().filter(|line| line.starts_with("WARN")).collect())
+    };
+    let (few, enough) = (of(4)?, of(5)?);
+    let singular = "a covariance of 4 dimensions from 4 samples is singular";
+    for (a, b) in [(&few, &enough), (&enough, &few)] {
+        let lines = warned(a, b)?;
+        assert!(lines.len() == 1 && lines[0].contains(singular), "{lines:#?}");
+        assert!(lines[0].contains("samples=4 dims=4"), "{lines:#?}");
+        assert!(lines[0].contains("take at least 5 samples"), "{lines:#?}");
+    }
+    assert_eq!(warned(&few, &few)?.len(), 2);
+    assert_eq!(warned(&enough, &enough)?, [""; 0]);
+    // Nobody knows how many samples a matrix is of.
+    let given = Gaussian::new(few.mean().to_vec(), few.covariance().to_vec())?;
+    assert_eq!(warned(&given, &enough)?, [""; 0]);
+    Ok(())
+}

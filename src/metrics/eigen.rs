@@ -14,18 +14,37 @@ pub(super) struct Root {
     pub rank: usize,
 }
 
-/// The factor of a symmetric positive semi-definite matrix, `(dims, dims)`, whose rank is at most `rank`.
+/// What is known of where a covariance comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// A caller gave it, and may have given anything.
+    Given,
+    /// It was fitted to so many samples: what is negative is rounding, and its rank is below
+    /// their number.
+    Fitted { samples: usize },
+}
+
+/// The factor of a symmetric positive semi-definite matrix, `(dims, dims)`.
 ///
 /// Directions whose variance is rounding alone are left out: the square root of a rounding error of 1e-16 is 1e-8, and a
 /// singular matrix has many of them.
-pub(super) fn root(matrix: &[f64], dims: usize, rank: usize) -> Result<Root> {
+pub(super) fn root(matrix: &[f64], dims: usize, origin: Origin) -> Result<Root> {
     let (values, vectors) = symmetric_eigen(matrix, dims)?;
-    let rounding = dims as f64 * f64::EPSILON * values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
     // Sorted in nondecreasing order.
-    if let Some(&lowest) = values.first().filter(|&&lowest| lowest < -rounding) {
+    let lowest = values.first().copied().unwrap_or(0.0);
+    let largest = values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let (rank, terms) = match origin {
+        Origin::Given => (dims, 0.0),
+        // Its numbers are sums, whose rounding grows as the root of the number of terms.
+        Origin::Fitted { samples } => (samples - 1, (samples as f64).sqrt()),
+    };
+    let rounding = (dims as f64 + terms) * f64::EPSILON * largest;
+    if matches!(origin, Origin::Given) && lowest < -rounding {
         let expected = "at least 0, up to rounding: a covariance is positive semi-definite";
         return Err(Error::config("the lowest eigenvalue of the covariance", lowest, expected));
     }
+    // A negative one is rounding, and so is what is no larger.
+    let rounding = rounding.max(-lowest);
     let first = values.partition_point(|&value| value <= rounding).max(dims - rank.min(dims));
     let roots: Vec<f64> = values[first..].iter().map(|value| value.sqrt()).collect();
     let rank = roots.len();

@@ -1,7 +1,7 @@
 //! Normal distributions, and the one distance between them that has a closed form.
 
 use super::Points;
-use super::eigen::{Root, root, singular_values};
+use super::eigen::{Origin, Root, root, singular_values};
 use super::moments::Moments;
 use crate::error::{Error, Result};
 use crate::kernels::matmul::{Matrix, product};
@@ -141,8 +141,9 @@ impl Gaussian {
     /// tells so. The work is cubic in the number of dimensions; 2048 take some ten seconds.
     ///
     /// # Errors
-    /// [`Error::Shape`] for distributions of different dimensions; [`Error::InvalidConfig`] for a covariance with a negative
-    /// eigenvalue; [`Error::NonFiniteData`] where the figure overflows.
+    /// [`Error::Shape`] for distributions of different dimensions; [`Error::InvalidConfig`] for a
+    /// covariance with a negative eigenvalue that was given as such, not fitted;
+    /// [`Error::NonFiniteData`] where the figure overflows.
     pub fn frechet_distance(&self, other: &Self) -> Result<f64> {
         self.check_dims(other)?;
         let (left, right) = rayon::join(|| self.root(), || other.root());
@@ -191,8 +192,8 @@ impl Gaussian {
     }
 
     pub(super) fn root(&self) -> Result<Root> {
-        let rank = self.samples.map_or(usize::MAX, |samples| samples - 1);
-        root(&self.covariance, self.dims(), rank)
+        let origin = self.samples.map_or(Origin::Given, |samples| Origin::Fitted { samples });
+        root(&self.covariance, self.dims(), origin)
     }
 
     fn warn_if_singular(&self) {
@@ -263,6 +264,29 @@ mod tests {
             for (a, b) in whole.covariance().iter().zip(far.covariance()) {
                 prop_assert!((a - b).abs() < 1e-8, "{} for {}", b, a);
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// By rounding their second eigenvalue is not quite 0: the less so, the more batches.
+        #[test]
+        fn points_of_a_line_have_one_direction(
+            count in 2usize..4000,
+            seed in 0u64..1000,
+            size in prop::sample::select(vec![1usize, 3, 4000]),
+            offset in prop::sample::select(vec![0.0, 3.0]),
+        ) {
+            let (direction, along) = (points(seed, 1, 2), points(seed + 1000, count, 1));
+            let line: Vec<f64> = (along.values().iter())
+                .flat_map(|x| direction.values().iter().map(move |d| (x + offset) * d))
+                .collect();
+            let batches = line.chunks(2 * size).map(|batch| Points::new(batch.to_vec(), 2));
+            let line = Gaussian::of_batches(batches).unwrap();
+            prop_assert_eq!(line.root().unwrap().rank, 1);
+            let itself = line.frechet_distance(&line).unwrap();
+            prop_assert!(itself < 1e-11 * line.trace(), "{itself}");
         }
     }
 

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Points;
+use super::memory::room_for;
 use crate::error::{Error, Result};
 use crate::kernels::matmul::{Matrix, product};
 use crate::random::Stream;
@@ -92,8 +93,9 @@ impl KernelDistance {
     /// all pairs.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for a setting outside its range; [`Error::DatasetTooSmall`] for fewer points than a subset
-    /// has; [`Error::Shape`] for points of different dimensions; [`Error::NonFiniteData`] where the kernel overflows.
+    /// [`Error::InvalidConfig`] for a setting outside its range and for more subsets than fit in
+    /// memory; [`Error::DatasetTooSmall`] for fewer points than a subset has; [`Error::Shape`] for
+    /// points of different dimensions; [`Error::NonFiniteData`] where the kernel overflows.
     pub fn between(&self, real: &Points, generated: &Points) -> Result<Estimate> {
         same_dims(real, generated)?;
         self.check()?;
@@ -111,9 +113,10 @@ impl KernelDistance {
             let order = Stream::new(self.seed, &name, number).permutation(points.len());
             select(points, &order[..self.subset_size])
         };
-        let values: Vec<f64> = (0..self.subsets as u64)
-            .map(|n| self.discrepancy(&subset(real, "real", n), &subset(generated, "generated", n)))
-            .collect();
+        let mut values = self.room()?;
+        values.extend((0..self.subsets as u64).map(|n| {
+            self.discrepancy(&subset(real, "real", n), &subset(generated, "generated", n))
+        }));
         Estimate::of(&values, "the kernel distance")
     }
 
@@ -128,7 +131,13 @@ impl KernelDistance {
         check((1..=100).contains(&self.degree), "degree", self.degree.to_string(), "1 to 100")?;
         check(gamma.is_finite() && gamma > 0.0, "gamma", gamma.to_string(), "above 0")?;
         let coefficient = self.coefficient;
-        check(coefficient.is_finite(), "coefficient", coefficient.to_string(), "a finite number")
+        check(coefficient.is_finite(), "coefficient", coefficient.to_string(), "a finite number")?;
+        self.room().map(drop)
+    }
+
+    /// For the estimates.
+    fn room(&self) -> Result<Vec<f64>> {
+        room_for("the number of subsets", &[self.subsets])
     }
 
     /// The unbiased estimate of the squared discrepancy (Gretton et al. 2012, equation 3).
@@ -236,6 +245,7 @@ mod tests {
         assert!(matches!(three.between(&a, &flat), Err(Error::Shape { .. })));
         for settings in [
             KernelDistance { subsets: 0, ..three },
+            KernelDistance { subsets: usize::MAX, ..three },
             KernelDistance { subset_size: 1, ..three },
             KernelDistance { degree: 0, ..three },
             KernelDistance { gamma: Some(0.0), ..three },

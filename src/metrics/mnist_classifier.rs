@@ -113,11 +113,14 @@ impl MnistClassifier {
     /// The most likely digit of each image, `(batch, 1, 28, 28)` from -1 to 1.
     ///
     /// # Errors
-    /// Those of [`outputs`](Features::outputs); [`Error::NonFiniteData`] for NaN and infinities in them.
+    /// Those of [`outputs`](Features::outputs); [`Error::NonFiniteData`] for NaN and infinities in
+    /// the images, and for pixels so large that the logits overflow.
     pub fn classify(&self, images: &Tensor) -> Result<Vec<u32>> {
         let images = images_at(images, &self.device, self.dtype)?;
         finite("an image for the classifier of digits", &images)?;
         let logits = self.forward(&Traced::frozen(&images))?.1.detach();
+        // The largest of NaN would be some digit.
+        finite("the logits of the classifier of digits", &logits)?;
         Ok(logits.argmax(1)?.to_vec1()?)
     }
 

@@ -97,15 +97,19 @@ impl<'a> Neighbourhoods<'a> {
                 purpose,
             });
         }
-        let nearest =
-            against_all(points, points, vec![f64::INFINITY; k], |nearest, i, j, distance| {
+        let radii = against_all(
+            points,
+            points,
+            vec![f64::INFINITY; k],
+            |nearest, i, j, distance| {
                 if i != j && distance < nearest[k - 1] {
                     let place = nearest.partition_point(|&nearer| nearer <= distance);
                     nearest[place..].rotate_right(1);
                     nearest[place] = distance;
                 }
-            });
-        let radii: Vec<f64> = nearest.into_iter().map(|nearest| nearest[k - 1]).collect();
+            },
+            |nearest| nearest[k - 1],
+        );
         if let Some(at) = radii.iter().position(|radius| !radius.is_finite()) {
             let what = format!("the distance to neighbour number {k}");
             return Err(Error::NonFiniteData { what, value: radii[at], position: vec![at] });
@@ -119,10 +123,9 @@ impl<'a> Neighbourhoods<'a> {
     /// [`Error::Shape`] for points of other dimensions.
     pub fn share_within(&self, others: &Points) -> Result<f64> {
         same_dims(self.points, others)?;
-        let within = against_all(others, self.points, false, |within, _, j, distance| {
-            *within |= distance <= self.radii[j];
-        });
-        Ok(mean(&within, |&within| f64::from(u8::from(within))))
+        let is_within =
+            |within: &mut bool, _, j: usize, distance| *within |= distance <= self.radii[j];
+        Ok(mean(&against_all(others, self.points, false, is_within, share)))
     }
 
     /// The mean number of balls that one of the others lies in, over k.
@@ -131,10 +134,10 @@ impl<'a> Neighbourhoods<'a> {
     /// [`Error::Shape`] for points of other dimensions.
     pub fn density_of(&self, others: &Points) -> Result<f64> {
         same_dims(self.points, others)?;
-        let counts = against_all(others, self.points, 0u64, |count, _, j, distance| {
+        let balls = |count: &mut u64, _, j: usize, distance| {
             *count += u64::from(distance <= self.radii[j]);
-        });
-        Ok(mean(&counts, |&count| count as f64) / self.k as f64)
+        };
+        Ok(mean(&against_all(others, self.points, 0, balls, |count| count as f64)) / self.k as f64)
     }
 
     /// The share of the balls that hold at least one of the others.
@@ -143,25 +146,32 @@ impl<'a> Neighbourhoods<'a> {
     /// [`Error::Shape`] for points of other dimensions.
     pub fn coverage_by(&self, others: &Points) -> Result<f64> {
         same_dims(self.points, others)?;
-        let covered = against_all(self.points, others, false, |covered, i, _, distance| {
-            *covered |= distance <= self.radii[i];
-        });
-        Ok(mean(&covered, |&covered| f64::from(u8::from(covered))))
+        let is_covered =
+            |covered: &mut bool, i: usize, _, distance| *covered |= distance <= self.radii[i];
+        Ok(mean(&against_all(self.points, others, false, is_covered, share)))
     }
 }
 
-fn mean<T>(values: &[T], number: impl Fn(&T) -> f64) -> f64 {
-    values.iter().map(number).sum::<f64>() / values.len() as f64
+fn share(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// For each of `points` what `fold` makes of it, starting from `first`, with its squared distances to all of `others`: it is
 /// given the numbers of both. In parallel over the points, and in order over the others.
+///
+/// What is folded may be large, and is there for the points of a task only: `last` makes a number
+/// of it.
 fn against_all<T: Clone + Send + Sync>(
     points: &Points,
     others: &Points,
     first: T,
     fold: impl Fn(&mut T, usize, usize, f64) + Sync,
-) -> Vec<T> {
+    last: impl Fn(T) -> f64 + Sync,
+) -> Vec<f64> {
     let dims = points.dims();
     (points.values().par_chunks(TASK * dims).enumerate())
         .flat_map_iter(|(task, points)| {
@@ -177,7 +187,7 @@ fn against_all<T: Clone + Send + Sync>(
                     }
                 },
             );
-            folded
+            folded.into_iter().map(&last).collect::<Vec<f64>>()
         })
         .collect()
 }
@@ -200,6 +210,8 @@ fn squared_distance(a: &[f64], b: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use candle_core::{DType, Device};
     use proptest::prelude::*;
 
@@ -246,6 +258,31 @@ mod tests {
                 .filter(|(x, r)| generated.iter().any(|y| distance(x, y) <= **r)).count();
             prop_assert_eq!(got.coverage, covered as f64 / real.len() as f64);
         }
+    }
+
+    #[test]
+    fn only_the_points_at_work_hold_more_than_a_number() {
+        static LIVE: AtomicUsize = AtomicUsize::new(0);
+        static MOST: AtomicUsize = AtomicUsize::new(0);
+        struct Counted;
+        impl Clone for Counted {
+            fn clone(&self) -> Self {
+                MOST.fetch_max(LIVE.fetch_add(1, Relaxed) + 1, Relaxed);
+                Self
+            }
+        }
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                LIVE.fetch_sub(1, Relaxed);
+            }
+        }
+        let many = points(1, 200 * TASK, 1);
+        let one = points(2, 1, 1);
+        LIVE.store(1, Relaxed); // the first
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let numbers = pool.install(|| against_all(&many, &one, Counted, |_, _, _, _| (), |_| 1.0));
+        assert_eq!(numbers.len(), many.len());
+        assert!(MOST.load(Relaxed) <= 1 + 2 * TASK, "{MOST:?}");
     }
 
     #[test]

@@ -11,6 +11,9 @@ use super::{InceptionScore, KernelDistance, Points, Score, density_coverage, pre
 use crate::error::{Error, Result};
 
 /// A measure of generated samples by a network's features or classes.
+///
+/// Settings other than the papers' change the figure, and so are a part of its name:
+/// `precision[k=5]`, `kernel_distance[subsets=50 subset_size=500]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Measure {
@@ -50,6 +53,36 @@ impl Measure {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The settings that are not the papers', as a part of the scores' names.
+    fn settings(&self) -> String {
+        let mut settings = Vec::new();
+        let mut note = |name: &str, value: String, papers: String| {
+            if value != papers {
+                settings.push(format!("{name}={value}"));
+            }
+        };
+        match self {
+            #[cfg(feature = "metrics")]
+            Self::FrechetDistance => {}
+            Self::KernelDistance(kernel) => {
+                let KernelDistance { subsets, subset_size, degree, gamma, coefficient, seed } =
+                    *kernel;
+                let papers = KernelDistance::default();
+                let factor = |gamma: Option<f64>| gamma.map_or("none".into(), |x| x.to_string());
+                note("subsets", subsets.to_string(), papers.subsets.to_string());
+                note("subset_size", subset_size.to_string(), papers.subset_size.to_string());
+                note("degree", degree.to_string(), papers.degree.to_string());
+                note("gamma", factor(gamma), factor(papers.gamma));
+                note("coefficient", coefficient.to_string(), papers.coefficient.to_string());
+                note("seed", seed.to_string(), papers.seed.to_string());
+            }
+            Self::InceptionScore { splits } => note("splits", splits.to_string(), "10".into()),
+            Self::PrecisionRecall { k } => note("k", k.to_string(), "3".into()),
+            Self::DensityCoverage { k } => note("k", k.to_string(), "5".into()),
+        }
+        if settings.is_empty() { String::new() } else { format!("[{}]", settings.join(" ")) }
     }
 
     /// Refuses fewer real or generated samples than it takes.
@@ -196,10 +229,11 @@ impl<F: Features> Quality<F> {
         let mut inception_scores = inception_scores.into_iter();
         let mut scores = Vec::new();
         for measure in &self.measures {
+            let settings = measure.settings();
             let mut add = |name: &str, value: f64, deviation: Option<f64>| {
                 let real = !matches!(measure, Measure::InceptionScore { .. });
                 scores.push(Score {
-                    measure: name.into(),
+                    measure: format!("{name}{settings}"),
                     value,
                     deviation,
                     features: Some(self.network.name().into()),
@@ -379,6 +413,44 @@ mod tests {
         let expected =
             "the features of the network pixels, by sample and place, holds NaN at [6, 0]";
         assert!(error.starts_with(expected), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn settings_other_than_the_papers_are_told_by_name() -> Result<()> {
+        let papers = KernelDistance::default();
+        let other = KernelDistance { subsets: 7, gamma: Some(0.5), ..papers };
+        for (measure, settings) in [
+            (Measure::KernelDistance(papers), ""),
+            (Measure::KernelDistance(other), "[subsets=7 gamma=0.5]"),
+            (
+                Measure::KernelDistance(KernelDistance {
+                    subset_size: 4,
+                    degree: 2,
+                    coefficient: 0.25,
+                    seed: 1,
+                    ..papers
+                }),
+                "[subset_size=4 degree=2 coefficient=0.25 seed=1]",
+            ),
+            (Measure::InceptionScore { splits: 10 }, ""),
+            (Measure::InceptionScore { splits: 5 }, "[splits=5]"),
+            (Measure::PrecisionRecall { k: 3 }, ""),
+            (Measure::PrecisionRecall { k: 5 }, "[k=5]"),
+            (Measure::DensityCoverage { k: 5 }, ""),
+            (Measure::DensityCoverage { k: 3 }, "[k=3]"),
+        ] {
+            assert_eq!(measure.settings(), settings);
+        }
+        let network = Pixels(Cell::new(0));
+        let names = |k| -> Result<Vec<String>> {
+            let measures = [Measure::PrecisionRecall { k }];
+            let quality = Quality::new(&network, measures, batches_of(&images(9), 4))?;
+            let scores = quality.measure(7, batches_of(&images(7), 4))?;
+            Ok(scores.iter().map(Score::name).collect())
+        };
+        assert_eq!(names(3)?, ["precision (pixels)", "recall (pixels)"]);
+        assert_eq!(names(2)?, ["precision[k=2] (pixels)", "recall[k=2] (pixels)"]);
         Ok(())
     }
 

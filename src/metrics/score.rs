@@ -10,7 +10,8 @@ use super::ModeCoverage;
 /// `Frechet distance 3.210 (features: mnist-cnn-1, 10000 against 10000 samples)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// What it is, such as `frechet_distance`.
+    /// What it is, such as `frechet_distance`, with the settings that are not the usual ones, such
+    /// as `precision[k=5]`.
     pub measure: String,
     /// The figure: finite.
     pub value: f64,

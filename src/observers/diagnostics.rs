@@ -147,7 +147,9 @@ impl Observer for Diagnostics {
         }
         // One look now rather than the first error hours into the run.
         self.look(models.steps(), models)?;
+        // The run may have been restored to an earlier step: later lines are of another course.
         self.earlier = models.steps();
+        (self.last, self.file) = (None, None);
         files::ensure_replaceable(&self.path())
     }
 
@@ -269,6 +271,19 @@ mod tests {
         // What is no such file is not kept.
         std::fs::write(folder.path().join("diagnostics.csv"), "step\n1\n").unwrap();
         assert_eq!(observe(20, &[30])?, [30]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_that_goes_back_has_each_line_once() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut observer = Diagnostics::new(folder.path(), constant(0.5), 1).batch_size(3);
+        for (steps, end) in [(0, 30), (20, 30)] {
+            let models = FakeModels { steps, ..FakeModels::new(DType::F64) };
+            observer.prepare(&models)?;
+            with_snapshot(&[record(end)], &models, |s| observer.on_end(s))?;
+            assert_eq!(text(folder.path()).lines().count(), 2);
+        }
         Ok(())
     }
 

@@ -76,6 +76,8 @@ impl HistoryCsv {
 
 impl Observer for HistoryCsv {
     fn prepare(&mut self, _models: &dyn Models) -> Result<()> {
+        // The run may have been restored to an earlier step: later records are of another course.
+        (self.file, self.written) = (None, 0);
         files::ensure_replaceable(&self.path())
     }
 
@@ -246,6 +248,22 @@ mod tests {
         for done in 6..=9 {
             with_snapshot(&history[..done], &models, |s| resumed.on_step(s))?;
             assert_eq!(read_history_csv(resumed.path())?, history[..done]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_that_goes_back_has_each_record_once() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let history: History = (1..=9).map(record).collect();
+        let mut observer = HistoryCsv::new(folder.path());
+        for steps in [1..=9, 4..=9] {
+            observer.prepare(&FakeModels::new(DType::F32))?;
+            for done in steps {
+                let models = FakeModels::new(DType::F32);
+                with_snapshot(&history[..done], &models, |s| observer.on_step(s))?;
+                assert_eq!(read_history_csv(observer.path())?, history[..done]);
+            }
         }
         Ok(())
     }

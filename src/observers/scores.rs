@@ -196,7 +196,11 @@ impl Observer for Scores {
             self.claim = Some(Claim::new(&self.path)?);
         }
         self.measure(models)?;
+        // The run may have been restored to an earlier step: later lines are of another course, and
+        // a step that was measured is to be measured again.
         self.earlier = models.steps();
+        (self.last, self.file) = (None, None);
+        self.taken.clear();
         files::ensure_replaceable(&self.path)
     }
 
@@ -277,6 +281,25 @@ mod tests {
         let row = format!("largest_pixel,{value:?},,none  really,600,7");
         let text = std::fs::read_to_string(folder.path().join("new/scores.csv")).unwrap();
         assert_eq!(text, format!("{HEADER}\n5,{row}\n10,{row}\n12,{row}\n"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_that_goes_back_drops_what_it_does_again() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut models = FakeModels::new(DType::F64);
+        let mut observer = observer(folder.path(), 4);
+        for (earlier, steps) in [(0, [3, 6, 9]), (3, [6, 8, 9])] {
+            models.steps = earlier;
+            observer.prepare(&models)?;
+            for step in steps {
+                with_snapshot(&[record(step)], &models, |s| observer.on_step(s))?;
+                assert_eq!(observer.take_scores().len(), 1, "step {step}");
+            }
+        }
+        let text = std::fs::read_to_string(folder.path().join("scores.csv")).unwrap();
+        let steps: Vec<&str> = text.lines().skip(1).filter_map(|l| l.split(',').next()).collect();
+        assert_eq!(steps, ["3", "6", "8", "9"]);
         Ok(())
     }
 

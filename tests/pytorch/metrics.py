@@ -14,6 +14,8 @@ import numpy as np
 import prdc
 import pytorch_msssim
 import scipy.linalg
+import scipy.spatial
+import scipy.stats
 import torch
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -21,7 +23,7 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kernel_mmd
 
-from draws import draw
+from draws import classes, draw
 
 HERE = pathlib.Path(__file__).parent
 DIMS = 24
@@ -81,6 +83,33 @@ def quality():
         found = prdc.compute_prdc(real, generated, nearest_k=k)
         figures[f"prdc_{k}"] = [float(found[name]) for name in ("precision", "recall", "density", "coverage")]
     return figures
+
+
+def coverage_of_mixture(samples, centres, sigma):
+    """Modes with a sample within 3 sigma, the share of such samples, and the divergence of the nearest centres of all."""
+    distances = scipy.spatial.distance.cdist(samples, centres)
+    nearest, good = distances.argmin(1), distances.min(1) <= 3 * sigma
+    shares = np.bincount(nearest, minlength=len(centres)) / len(samples)
+    divergence = scipy.stats.entropy(shares, np.full(len(centres), 1 / len(centres)))
+    return [len(np.unique(nearest[good])), float(good.mean()), float(divergence)]
+
+
+def coverage_of_classes(labels, real):
+    shares = np.bincount(labels, minlength=len(real)) / len(labels)
+    return [len(np.unique(labels)), float(scipy.stats.entropy(shares, real))]
+
+
+def modes():
+    centres = 3 * draw("metrics/centres", (15, 2)).numpy()
+    # More of them on one side, and a part of the modes with no sample near.
+    samples = 3 * draw("metrics/samples_of_modes", (400, 2)).numpy()
+    samples = np.where(samples > 1, samples - 2, samples)
+    labels = classes("metrics/classes", 80, 50).numpy()
+    real = draw("metrics/shares", (50,)).numpy() + 1.5
+    return {
+        "coverage_of_mixture": coverage_of_mixture(samples, centres, 0.15),
+        "coverage_of_classes": coverage_of_classes(labels, real / real.sum()),
+    }
 
 
 def images(name, height, width):
@@ -160,7 +189,7 @@ def inception():
 
 def main():
     torch.set_num_threads(1)
-    figures = quality() | similarity()
+    figures = quality() | modes() | similarity()
     (HERE / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n")
     save_file({name: value.contiguous() for name, value in inception().items()}, HERE / "inception.safetensors")
 

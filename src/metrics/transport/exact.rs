@@ -1,6 +1,6 @@
 //! Optimal plans between sets of points in any dimension.
 
-use super::masses::integer_masses;
+use super::masses::{integer_masses, with_mass};
 use super::network_simplex::{cheapest_plan, largest_cost};
 use super::{check_dims, check_order, ground::Ground, mean_of_order, power};
 use crate::error::{Error, Result};
@@ -92,10 +92,10 @@ pub fn exact<'a, 'b>(
     let (a, b) = (a.into(), b.into());
     check_order(p)?;
     check_dims(&a, &b)?;
-    let ground = Ground::new(a.points(), b.points());
     let (supplies, demands, total) = integer_masses(&a, &b);
     let (rows, supplies) = with_mass(&supplies);
     let (columns, demands) = with_mass(&demands);
+    let ground = Ground::new((a.points(), &rows), (b.points(), &columns));
     let plan = solve(&ground, (&rows, &supplies), (&columns, &demands), p)?;
     // From the points again: the costs were rounded.
     let pairs: Vec<(f64, u64)> = plan
@@ -151,11 +151,6 @@ fn solve(
         }
         (reach, coarser) = (next, Some(plan));
     }
-}
-
-/// The points that have any mass, and how much.
-fn with_mass(masses: &[u64]) -> (Vec<usize>, Vec<u64>) {
-    masses.iter().copied().enumerate().filter(|&(_, mass)| mass > 0).unzip()
 }
 
 #[cfg(test)]
@@ -223,6 +218,14 @@ mod tests {
         let expected = a.weighted(&weights).unwrap().probabilities();
         assert!(out.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-15));
         assert!(into.iter().all(|got| (got - 1.0 / 27.0).abs() < 1e-15));
+    }
+
+    #[test]
+    fn a_point_without_mass_may_lie_however_far() {
+        let near = Points::new(vec![0.0, 0.0, 1.0, 0.0, 1e200, 0.0], 2).unwrap();
+        let to = Points::new(vec![0.0, 2.0, 1.0, 2.0], 2).unwrap();
+        let from = near.weighted(&[1.0, 1.0, 0.0]).unwrap();
+        assert_eq!(exact(from, &to, 2.0).unwrap().distance, 2.0);
     }
 
     #[test]

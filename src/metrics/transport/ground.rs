@@ -17,12 +17,18 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// Of sets with the same number of dimensions.
-    pub fn new(a: &Points, b: &Points) -> Self {
-        let largest = a.values().iter().chain(b.values()).fold(0.0f64, |max, x| max.max(x.abs()));
+    /// Of sets with the same number of dimensions, in a unit for some `rows` of the first and some
+    /// `columns` of the second: others, which may lie however far, have no distances here.
+    pub fn new((a, rows): (&Points, &[usize]), (b, columns): (&Points, &[usize])) -> Self {
+        let dims = a.dims();
+        let largest_of = |points: &Points, indices: &[usize]| {
+            let values = indices.iter().flat_map(|i| &points.values()[i * dims..][..dims]);
+            values.fold(0.0f64, |max, x| max.max(x.abs()))
+        };
+        let largest = largest_of(a, rows).max(largest_of(b, columns));
         let scale = if largest > 0.0 { largest.log2().floor().min(1023.0).exp2() } else { 1.0 };
         let scaled = |points: &Points| points.values().iter().map(|x| x / scale).collect();
-        Self { a: scaled(a), b: scaled(b), dims: a.dims(), scale }
+        Self { a: scaled(a), b: scaled(b), dims, scale }
     }
 
     /// The Euclidean distance of point `i` of the first set and point `j` of the second.

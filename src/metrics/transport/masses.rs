@@ -43,6 +43,11 @@ fn rounded(probabilities: &[f64]) -> Vec<u64> {
     masses
 }
 
+/// The points that have any mass, and how much.
+pub(super) fn with_mass(masses: &[u64]) -> (Vec<usize>, Vec<u64>) {
+    masses.iter().copied().enumerate().filter(|&(_, mass)| mass > 0).unzip()
+}
+
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }

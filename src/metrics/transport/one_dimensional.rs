@@ -1,6 +1,6 @@
 //! The line: the sorted points go together.
 
-use super::masses::{integer_masses, north_west};
+use super::masses::{integer_masses, north_west, with_mass};
 use super::{check_order, ground::Ground, mean_of_order};
 use crate::error::{Error, Result};
 use crate::metrics::WeightedPoints;
@@ -38,10 +38,12 @@ pub fn wasserstein_1d<'a, 'b>(
             });
         }
     }
-    let ground = Ground::new(a.points(), b.points());
     let (first, second, total) = integer_masses(&a, &b);
-    let (first_values, first) = sorted(&ground.a, &first);
-    let (second_values, second) = sorted(&ground.b, &second);
+    let (rows, first) = with_mass(&first);
+    let (columns, second) = with_mass(&second);
+    let ground = Ground::new((a.points(), &rows), (b.points(), &columns));
+    let (first_values, first) = sorted(&ground.a, &rows, &first);
+    let (second_values, second) = sorted(&ground.b, &columns, &second);
     let pairs: Vec<(f64, u64)> = north_west(&first, &second)
         .into_iter()
         .filter(|&(_, _, mass)| mass > 0)
@@ -50,8 +52,10 @@ pub fn wasserstein_1d<'a, 'b>(
     mean_of_order(p, ground.scale, &pairs, total)
 }
 
-fn sorted(values: &[f64], masses: &[u64]) -> (Vec<f64>, Vec<u64>) {
-    let mut pairs: Vec<(f64, u64)> = values.iter().copied().zip(masses.iter().copied()).collect();
+/// The values at these indices, lowest first, each with its mass.
+fn sorted(values: &[f64], indices: &[usize], masses: &[u64]) -> (Vec<f64>, Vec<u64>) {
+    let mut pairs: Vec<(f64, u64)> =
+        indices.iter().map(|&i| values[i]).zip(masses.iter().copied()).collect();
     pairs.sort_by(|x, y| x.0.total_cmp(&y.0));
     pairs.into_iter().unzip()
 }

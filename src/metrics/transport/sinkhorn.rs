@@ -55,6 +55,7 @@ pub struct EntropicPlan {
     /// The least of `E |x - y|^p + epsilon KL(plan, a x b)`.
     pub penalised: f64,
     /// The potentials `f` and `g`: the plan is `a_i b_j exp((f_i + g_j - |x_i - y_j|^p) / epsilon)`.
+    /// That of a point without mass is the limit for a mass that goes to 0.
     pub potentials: [Vec<f64>; 2],
     /// How many iterations it took.
     pub iterations: usize,
@@ -76,7 +77,30 @@ pub fn sinkhorn<'a, 'b>(
     settings: &Sinkhorn,
 ) -> Result<EntropicPlan> {
     let (a, b) = (a.into(), b.into());
-    let (there, back) = (Problem::new(&a, &b, settings)?, Problem::new(&b, &a, settings)?);
+    let (problem, solution) = solve(&a, &b, settings)?;
+    let Solution { f, g, iterations, cost, penalised } = solution;
+    let first = Side { points: &a, masses: &problem.a, potentials: &f };
+    let second = Side { points: &b, masses: &problem.b, potentials: &g };
+    // Both from the potentials of points with mass, on which alone the plan depends.
+    let potentials = [first.all(&second, settings)?, second.all(&first, settings)?];
+    Ok(EntropicPlan { cost, penalised, potentials, iterations })
+}
+
+/// What is found for the points that have mass.
+struct Solution {
+    f: Vec<f64>,
+    g: Vec<f64>,
+    iterations: usize,
+    cost: f64,
+    penalised: f64,
+}
+
+fn solve(
+    a: &WeightedPoints,
+    b: &WeightedPoints,
+    settings: &Sinkhorn,
+) -> Result<(Problem, Solution)> {
+    let (there, back) = (Problem::new(a, b, settings)?, Problem::new(b, a, settings)?);
     let look = |f: Vec<f64>, epsilon| {
         let g = back.best_response(&f, epsilon);
         let response = there.best_response(&g, epsilon);
@@ -84,11 +108,12 @@ pub fn sinkhorn<'a, 'b>(
         Iterate { f, g, response, missing }
     };
     let mut epsilon = there.largest.max(settings.epsilon);
-    let mut now = look(vec![0.0; there.a.len()], epsilon);
+    let mut now = look(vec![0.0; there.a.shares.len()], epsilon);
     for iteration in 1..=settings.max_iterations {
         let last = epsilon == settings.epsilon;
         if last && now.missing <= settings.tolerance {
-            return Ok(there.plan(now.f, now.g, iteration));
+            let solution = there.solution(now.f, now.g, iteration)?;
+            return Ok((there, solution));
         }
         now = if !last && now.missing <= NEAR {
             epsilon = (0.5 * epsilon).max(settings.epsilon);
@@ -151,7 +176,7 @@ pub fn sinkhorn_divergence<'a, 'b>(
     settings: &Sinkhorn,
 ) -> Result<f64> {
     let (a, b) = (a.into(), b.into());
-    let between = sinkhorn(a, b, settings)?.penalised;
+    let between = solve(&a, &b, settings)?.1.penalised;
     let [within_a, within_b] = [within(&a, settings)?, within(&b, settings)?];
     Ok(between - 0.5 * (within_a + within_b))
 }
@@ -162,13 +187,14 @@ pub fn sinkhorn_divergence<'a, 'b>(
 /// `p <= 2`, whatever `epsilon`: the kernel is positive, and so has no oscillating direction (Feydy et al. 2019).
 fn within(a: &WeightedPoints, settings: &Sinkhorn) -> Result<f64> {
     let problem = Problem::new(a, a, settings)?;
-    let mut f = vec![0.0; problem.a.len()];
+    let mut f = vec![0.0; problem.a.shares.len()];
     for iteration in 1..=settings.max_iterations {
         let epsilon = problem.epsilon_at(iteration);
         let response = problem.best_response(&f, epsilon);
         let missing = problem.missing(&f, &response, epsilon);
         if epsilon == settings.epsilon && missing <= settings.tolerance {
-            return Ok(weighted_sum(&problem.a, &f) + weighted_sum(&problem.a, &response));
+            let shares = &problem.a.shares;
+            return Ok(weighted_sum(shares, &f) + weighted_sum(shares, &response));
         }
         f.iter_mut().zip(response).for_each(|(f, response)| *f = 0.5 * (*f + response));
     }
@@ -176,11 +202,29 @@ fn within(a: &WeightedPoints, settings: &Sinkhorn) -> Result<f64> {
     Err(problem.not_converged(problem.missing(&f, &response, settings.epsilon)))
 }
 
-/// One direction of the problem.
+/// A share of the mass that no figure shows. The tolerance does not hold the potential of a point
+/// with less: its part of the plan may come out as a mass of 0 times an infinite exponential.
+const NO_MASS: f64 = 1e-300;
+
+/// The points that have mass.
+struct Masses {
+    indices: Vec<usize>,
+    shares: Vec<f64>,
+}
+
+impl Masses {
+    fn new(points: &WeightedPoints) -> Self {
+        let shares = points.probabilities().into_iter().enumerate();
+        let (indices, shares) = shares.filter(|&(_, share)| share > NO_MASS).unzip();
+        Self { indices, shares }
+    }
+}
+
+/// One direction of the problem, between points that have mass.
 struct Problem {
     settings: Sinkhorn,
-    a: Vec<f64>,
-    b: Vec<f64>,
+    a: Masses,
+    b: Masses,
     /// `|x_i - y_j|^p`, a row for each point of `a`.
     costs: Vec<f64>,
     largest: f64,
@@ -190,17 +234,12 @@ impl Problem {
     fn new(a: &WeightedPoints, b: &WeightedPoints, settings: &Sinkhorn) -> Result<Self> {
         settings.validate()?;
         check_dims(a, b)?;
-        let ground = Ground::new(a.points(), b.points());
-        let all = |points: &WeightedPoints| (0..points.points().len()).collect::<Vec<_>>();
-        let cost = |distance| power(distance * ground.scale, settings.p);
-        let costs = ground.matrix(&all(a), &all(b), cost)?;
+        let masses = [Masses::new(a), Masses::new(b)];
+        let [rows, columns] = [&masses[0].indices, &masses[1].indices];
+        let costs = costs((a, rows), (b, columns), settings.p)?;
         let largest = costs.iter().copied().fold(0.0, f64::max);
         if !largest.is_finite() {
-            return Err(Error::NonFiniteData {
-                what: "the matrix of costs".into(),
-                value: largest,
-                position: vec![],
-            });
+            return Err(non_finite("the matrix of costs", largest, vec![]));
         }
         // Below, the rounding of the costs alone moves the plan by more than any tolerance.
         if settings.epsilon < 1e-12 * largest {
@@ -210,7 +249,8 @@ impl Problem {
                 format!("at least 1e-12 of the largest cost, {largest:e}; or the exact distance"),
             ));
         }
-        Ok(Self { settings: *settings, a: a.probabilities(), b: b.probabilities(), costs, largest })
+        let [a, b] = masses;
+        Ok(Self { settings: *settings, a, b, costs, largest })
     }
 
     fn epsilon_at(&self, iteration: usize) -> f64 {
@@ -220,21 +260,12 @@ impl Problem {
 
     /// The potential for `a` with which the plan has the masses of `a`, given the one for `b`.
     fn best_response(&self, g: &[f64], epsilon: f64) -> Vec<f64> {
-        let scale = epsilon.recip();
-        let base: Vec<f64> = g.iter().zip(&self.b).map(|(g, mass)| mass.ln() + g * scale).collect();
-        (self.costs.par_chunks_exact(self.b.len()))
-            .map(|row| {
-                let exponents = || base.iter().zip(row).map(|(base, cost)| base - cost * scale);
-                let largest = exponents().fold(f64::NEG_INFINITY, f64::max);
-                let sum: f64 = exponents().map(|exponent| (exponent - largest).exp()).sum();
-                -epsilon * (largest + sum.ln())
-            })
-            .collect()
+        best_response(&self.costs, (&self.b.shares, g), epsilon)
     }
 
     /// What the masses of the plan with potential `f` miss, summed over the points of `a`, given the best response.
     fn missing(&self, f: &[f64], response: &[f64], epsilon: f64) -> f64 {
-        (self.a.iter().zip(f).zip(response))
+        (self.a.shares.iter().zip(f).zip(response))
             .map(|((mass, f), response)| mass * ((f - response) / epsilon).exp_m1().abs())
             .sum()
     }
@@ -242,42 +273,45 @@ impl Problem {
     /// The step to where the linearised masses are those of `a`, at most as long as the linearisation means anything.
     fn newton_direction(&self, now: &Iterate, epsilon: f64) -> Vec<f64> {
         let Iterate { f, g, response, .. } = now;
-        let rows: Vec<f64> = (self.a.iter().zip(f).zip(response))
+        let (a, b) = (&self.a.shares, &self.b.shares);
+        let rows: Vec<f64> = (a.iter().zip(f).zip(response))
             .map(|((mass, f), response)| mass * ((f - response) / epsilon).exp())
             .collect();
-        let residual: Vec<f64> = self.a.iter().zip(&rows).map(|(a, row)| a - row).collect();
+        let residual: Vec<f64> = a.iter().zip(&rows).map(|(a, row)| a - row).collect();
         let mut plan = vec![0.0; self.costs.len()];
-        let targets = plan.par_chunks_exact_mut(self.b.len());
-        targets.zip(self.costs.par_chunks_exact(self.b.len())).zip(&self.a).zip(f).for_each(
+        let targets = plan.par_chunks_exact_mut(b.len());
+        targets.zip(self.costs.par_chunks_exact(b.len())).zip(a).zip(f).for_each(
             |(((target, costs), a), f)| {
-                for (((cell, cost), b), g) in target.iter_mut().zip(costs).zip(&self.b).zip(g) {
-                    *cell = a * b * ((f + g - cost) / epsilon).exp();
+                for (((cell, cost), b), g) in target.iter_mut().zip(costs).zip(b).zip(g) {
+                    *cell = a * ((f + g - cost) / epsilon).exp() * b;
                 }
             },
         );
-        let mut step = Linearised { plan, rows, columns: &self.b }.solve(&residual);
+        let mut step = Linearised { plan, rows, columns: b }.solve(&residual);
         let longest = step.iter().fold(0.0f64, |max, x| max.max(x.abs()));
         let scale = epsilon * (5.0 / longest).min(1.0);
         step.iter_mut().for_each(|x| *x *= scale);
         step
     }
 
-    fn plan(&self, f: Vec<f64>, g: Vec<f64>, iterations: usize) -> EntropicPlan {
-        let rows = self.costs.par_chunks_exact(self.b.len()).zip(&self.a).zip(&f);
-        let cost_of_row = |((row, a), f): ((&[f64], &f64), &f64)| {
-            let columns = row.iter().zip(&self.b).zip(&g);
-            let mean: f64 = columns
-                .map(|((cost, b), g)| b * ((f + g - cost) / self.settings.epsilon).exp() * cost)
-                .sum();
-            a * mean
+    fn solution(&self, f: Vec<f64>, g: Vec<f64>, iterations: usize) -> Result<Solution> {
+        let (a, b) = (&self.a.shares, &self.b.shares);
+        let rows = self.costs.par_chunks_exact(b.len()).zip(a).zip(&f);
+        let cost_of_row = |((row, a), f): ((&[f64], &f64), &f64)| -> f64 {
+            let columns = row.iter().zip(b).zip(&g);
+            columns
+                .map(|((cost, b), g)| a * ((f + g - cost) / self.settings.epsilon).exp() * b * cost)
+                .sum()
         };
         let by_row: Vec<f64> = rows.map(cost_of_row).collect();
-        EntropicPlan {
-            cost: by_row.iter().sum(),
-            penalised: weighted_sum(&self.a, &f) + weighted_sum(&self.b, &g),
-            potentials: [f, g],
-            iterations,
+        let cost: f64 = by_row.iter().sum();
+        let penalised = weighted_sum(a, &f) + weighted_sum(b, &g);
+        for (what, value) in [("the cost of a plan", cost), ("its penalised cost", penalised)] {
+            if !value.is_finite() {
+                return Err(non_finite(what, value, vec![]));
+            }
         }
+        Ok(Solution { f, g, iterations, cost, penalised })
     }
 
     fn not_converged(&self, missing: f64) -> Error {
@@ -288,6 +322,64 @@ impl Problem {
             tolerance: self.settings.tolerance,
         }
     }
+}
+
+/// One of the two sets, with the potentials that were found for its points with mass.
+struct Side<'a> {
+    points: &'a WeightedPoints<'a>,
+    masses: &'a Masses,
+    potentials: &'a [f64],
+}
+
+impl Side<'_> {
+    /// The potentials of all points. Those without mass get the best response to the other side's,
+    /// as any mass would.
+    fn all(&self, other: &Side, settings: &Sinkhorn) -> Result<Vec<f64>> {
+        let mut all = vec![None; self.points.points().len()];
+        for (&at, &potential) in self.masses.indices.iter().zip(self.potentials) {
+            all[at] = Some(potential);
+        }
+        let rest: Vec<usize> = (0..all.len()).filter(|&at| all[at].is_none()).collect();
+        let costs = costs((self.points, &rest), (other.points, &other.masses.indices), settings.p)?;
+        let others = (other.masses.shares.as_slice(), other.potentials);
+        for (&at, potential) in rest.iter().zip(best_response(&costs, others, settings.epsilon)) {
+            if !potential.is_finite() {
+                let what = "the potential of a point without mass";
+                return Err(non_finite(what, potential, vec![at]));
+            }
+            all[at] = Some(potential);
+        }
+        Ok(all.into_iter().flatten().collect())
+    }
+}
+
+/// `|x_i - y_j|^p` of some points, a row for each of the first.
+fn costs(
+    (a, rows): (&WeightedPoints, &[usize]),
+    (b, columns): (&WeightedPoints, &[usize]),
+    p: f64,
+) -> Result<Vec<f64>> {
+    let ground = Ground::new((a.points(), rows), (b.points(), columns));
+    ground.matrix(rows, columns, |distance| power(distance * ground.scale, p))
+}
+
+/// The potential with which points at these costs from others, a row each, have their masses, given
+/// that of the others.
+fn best_response(costs: &[f64], (masses, g): (&[f64], &[f64]), epsilon: f64) -> Vec<f64> {
+    let scale = epsilon.recip();
+    let base: Vec<f64> = g.iter().zip(masses).map(|(g, mass)| mass.ln() + g * scale).collect();
+    (costs.par_chunks_exact(masses.len()))
+        .map(|row| {
+            let exponents = || base.iter().zip(row).map(|(base, cost)| base - cost * scale);
+            let largest = exponents().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = exponents().map(|exponent| (exponent - largest).exp()).sum();
+            -epsilon * (largest + sum.ln())
+        })
+        .collect()
+}
+
+fn non_finite(what: &str, value: f64, position: Vec<usize>) -> Error {
+    Error::NonFiniteData { what: what.into(), value, position }
 }
 
 fn weighted_sum(weights: &[f64], values: &[f64]) -> f64 {
@@ -348,6 +440,41 @@ mod tests {
                 assert!(sinkhorn_divergence(b, b, &settings).unwrap().abs() < 1e-12);
             }
         }
+    }
+
+    #[test]
+    fn points_without_mass_change_nothing_and_have_a_potential() {
+        let line = Points::new(vec![0.0, 10.0], 1).unwrap();
+        let one = line.weighted(&[1.0, 0.0]).unwrap();
+        let got = sinkhorn(one, one, &Sinkhorn::new(0.1)).unwrap();
+        assert_eq!((got.cost, got.penalised), (0.0, 0.0));
+        assert_eq!(got.potentials, [[0.0, 100.0], [0.0, 100.0]]);
+
+        let (a, b) = (normal(6, 0), normal(5, 1));
+        let settings = Sinkhorn { tolerance: 1e-12, ..Sinkhorn::new(0.05) };
+        let expected = sinkhorn(&a, &b, &settings).unwrap();
+        let divergence = sinkhorn_divergence(&a, &b, &settings).unwrap();
+        let with = |points: &Points, another: [f64; 2]| {
+            Points::new([&another, points.values()].concat(), 2).unwrap()
+        };
+        // Nothing is less than what a logarithm or an exponential can tell from nothing.
+        for nothing in [0.0, 5e-324, 1e-310] {
+            let (a, b) = (with(&a, [30.0, 0.0]), with(&b, [0.0, 40.0]));
+            let weights = [vec![nothing], vec![1.0; 6]].concat();
+            let (a, b) = (a.weighted(&weights).unwrap(), b.weighted(&weights[..6]).unwrap());
+            let got = sinkhorn(a, b, &settings).unwrap();
+            assert_eq!((got.cost, got.penalised), (expected.cost, expected.penalised));
+            assert_eq!(got.potentials[0][1..], expected.potentials[0]);
+            assert_eq!(got.potentials[1][1..], expected.potentials[1]);
+            assert!(got.potentials.iter().flatten().all(|potential| potential.is_finite()));
+        }
+        // However far: the costs from there are not needed, but for the potential.
+        let far = with(&a, [1e200, 0.0]);
+        let weights = [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+        let far = far.weighted(&weights).unwrap();
+        assert_eq!(sinkhorn_divergence(far, &b, &settings).unwrap(), divergence);
+        let error = sinkhorn(far, &b, &settings).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteData { .. }), "{error}");
     }
 
     #[test]
