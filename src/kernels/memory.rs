@@ -3,7 +3,7 @@
 use std::sync::Once;
 
 /// Lets the allocator keep some of what a training step frees for the next step, instead of giving it back to the system page
-/// by page and asking for it again: in a step of a convolutional model that took as long as a fifth of the arithmetic.
+/// by page and asking for it again, which a profile of a convolutional model shows among the first few entries.
 ///
 /// The GNU C library keeps up to twice the largest block that it had from the system and saw freed, and counts only blocks
 /// of up to 32 MiB. So it is shown such a block, which nothing is written to and which therefore takes no memory. Other
