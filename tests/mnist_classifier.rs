@@ -72,7 +72,7 @@ fn stacked_digits_are_numbers_of_three_digits() -> Result<()> {
 fn no_digit_is_seen_in_values_that_are_not_finite() {
     let network = MnistClassifier::shipped().unwrap();
     // Finite pixels can be so large that the network's sums are not.
-    for value in [f32::NAN, f32::INFINITY, f32::MAX, -f32::MAX, 1e38, -1e38] {
+    for value in [f32::NAN, f32::INFINITY, f32::MAX, -f32::MAX, 1e38] {
         let images = Tensor::full(value, (2, 1, 28, 28), &Device::Cpu).unwrap();
         let error = network.classify(&images).unwrap_err();
         assert!(matches!(error, Error::NonFiniteData { .. }), "{error}");
