@@ -12,7 +12,7 @@
 //! 128; learning rates 2e-3 (penalty) and 1e-3 (the others, RMSProp under clipping), which fall linearly to 0 over the last
 //! three quarters; samples from the generator's moving average (0.99); c = 0.1 under clipping, as with 0.01 a network of this
 //! size passes hardly any gradient. Generator steps, the same for each strategy: 2,500 on the 8 Gaussians, 1,500 on the
-//! Swiss roll, and 7,000 on the grid, where the penalty takes so many to find all modes with hardly a sample between them.
+//! Swiss roll, and 10,000 on the grid, where the penalty takes so many to find all modes with hardly a sample between them.
 //!
 //! The second figure is the paper's: critics alone, the generated samples held at data + N(0, 1).
 //!
@@ -130,7 +130,7 @@ impl Toy {
     fn steps(self) -> u64 {
         match self {
             Self::Eight => 2500,
-            Self::Grid => 7000,
+            Self::Grid => 10_000,
             Self::Roll => 1500,
         }
     }
