@@ -166,7 +166,7 @@ pub(crate) fn tanh_gradient<T: Real>(gradient: &[T], y: &[T]) -> Vec<T> {
     each_pair(gradient, y, |gradient, y| gradient * (T::one() - y * y))
 }
 
-/// Elements that one task takes of a function that costs some hundred times as much as to read and to write them.
+/// Elements that one task takes of a function that costs far more than to read and to write them.
 const DEAR: usize = 2 * 1024;
 
 /// What `f` makes of each element.
