@@ -65,25 +65,22 @@ pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     let len = targets[0].len();
     let lens = targets.iter().map(|target| target.len()).chain(sources.map(<[T]>::len));
     assert!({ lens }.all(|other| other == len), "tensors of different sizes");
-    for_each_chunk_of(
-        len <= SERIAL,
-        targets.map(|target| (target, CHUNK)),
-        |number, mut targets| {
-            vectorised(
-                #[inline(always)]
-                move || {
-                    let (formula, len) = (*formula, targets[0].len());
-                    let mut targets = targets.each_mut().map(|target| &mut target[..len]);
-                    let sources = sources.map(|source| &source[number * CHUNK..][..len]);
-                    for i in 0..len {
-                        let now = targets.each_ref().map(|target| target[i]);
-                        let new = formula.apply(now, sources.map(|source| source[i]));
-                        targets.iter_mut().zip(new).for_each(|(target, new)| target[i] = new);
-                    }
-                },
-            );
-        },
-    );
+    let pieces = targets.map(|target| (target, CHUNK));
+    for_each_chunk_of(len <= SERIAL, pieces, |number, mut targets| {
+        vectorised(
+            #[inline(always)]
+            move || {
+                let (formula, len) = (*formula, targets[0].len());
+                let mut targets = targets.each_mut().map(|target| &mut target[..len]);
+                let sources = sources.map(|source| &source[number * CHUNK..][..len]);
+                for i in 0..len {
+                    let now = targets.each_ref().map(|target| target[i]);
+                    let new = formula.apply(now, sources.map(|source| source[i]));
+                    targets.iter_mut().zip(new).for_each(|(target, new)| target[i] = new);
+                }
+            },
+        );
+    });
 }
 
 #[cfg(test)]
