@@ -25,7 +25,7 @@ use super::matmul::{
     Left, Matrix, Panels, Place, ROWS, Receiver, Rows, Tile, copy_short, full_width, multiply,
     pack_left, packed_left_len, panel_width, product, product_nt,
 };
-use super::parallel::{for_each_chunk, tasks};
+use super::parallel::{Shared, for_each_chunk, tasks};
 use super::scratch::with_scratch;
 use columns::{Planes, gather, scatter};
 use rows::{RowPanel, Windows};
@@ -107,8 +107,11 @@ pub(crate) fn forward<T: Real>(
         return maps;
     }
     let (planes, block) = (&Planes::new(c), Block::new::<T>(c));
-    let task = |first: usize, maps: &mut [T]| {
-        let count = maps.len() / (c.outputs * positions);
+    let mut maps = Vec::new();
+    let whole = &Shared::spare(&mut maps, len);
+    tasks(c.work() <= SERIAL, c.batch.div_ceil(block.samples), |task| {
+        let first = task * block.samples;
+        let count = block.samples.min(c.batch - first);
         let panels = block.panels(count);
         with_scratch(panels * window * block.width, |columns: &mut [T]| {
             for group in 0..c.geometry.groups {
@@ -121,19 +124,17 @@ pub(crate) fn forward<T: Real>(
                 let kernel = &kernel[group * outputs * window..][..outputs * window];
                 let left = Left::rows(kernel, outputs, window, window);
                 let right = Panels::new(columns, window, block.width);
-                let maps = &mut *maps;
                 let (outputs, all) = (group * outputs..(group + 1) * outputs, c.outputs);
                 let tiles = 0..outputs.len().div_ceil(ROWS);
-                multiply(
-                    left,
-                    tiles,
-                    right,
-                    Maps { block: &block, count, outputs, all, bias, maps },
-                );
+                let block = &block;
+                let maps = Maps { block, first, count, outputs, all, bias, maps: whole };
+                multiply(left, tiles, right, maps);
             }
         });
-    };
-    in_blocks(c, len, block.samples, c.outputs * positions, task)
+    });
+    // SAFETY: the groups of all samples cover the maps, so each of their elements was written.
+    unsafe { maps.set_len(len) };
+    maps
 }
 
 /// Images `(batch, inputs, ...)`, each the sum of the kernel's windows weighted by the maps `(batch, outputs, ...)`: the
@@ -181,7 +182,7 @@ pub(crate) fn for_image<T: Real>(
                         let channel = (first + sample) * c.outputs + group * outputs;
                         let maps = maps[channel * positions..].chunks_exact(positions);
                         for (out, map) in out.chunks_exact_mut(block.width).zip(maps) {
-                            out[from..][..len].copy_from_slice(&map[position..][..len]);
+                            copy_short(&map[position..][..len], &mut out[from..][..len]);
                         }
                     }
                 }
@@ -226,7 +227,7 @@ pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: 
     let shares = c.batch.div_ceil(per_task);
     let width = windows.width();
     let sum_len = outputs * width;
-    let mut sums = vec![T::zero(); groups * panels * shares * sum_len];
+    let (mut sums, all_sums) = (Vec::new(), groups * panels * shares * sum_len);
     let each = |task: usize, sum: &mut [T]| {
         let (part, share) = (task / shares, task % shares);
         let (group, panel) = (part / panels, part % panels);
@@ -248,66 +249,77 @@ pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: 
             }
         });
     };
-    let pieces = super::parallel::Shared::new(&mut sums);
+    let pieces = Shared::spare(&mut sums, all_sums);
     tasks(c.work() <= SERIAL, groups * panels * shares, |task| {
         // SAFETY: each task has a part of its own.
-        each(task, unsafe { pieces.slice(task * sum_len..(task + 1) * sum_len) });
+        each(task, unsafe { pieces.filled(task * sum_len..(task + 1) * sum_len, T::zero()) });
     });
-    for (part, sums) in sums.chunks_exact(shares * sum_len).enumerate() {
-        let (group, panel) = (part / panels, part % panels);
-        let columns = windows.columns(panel);
-        let rows = kernel[group * outputs * window..].chunks_exact_mut(window).take(outputs);
-        for (o, row) in rows.enumerate() {
-            let row = &mut row[columns.clone()];
-            for sum in sums.chunks_exact(sum_len).take(shares) {
+    // SAFETY: the tasks cover the sums, each of which was given a value.
+    unsafe { sums.set_len(all_sums) };
+    for_each_chunk(&mut kernel, window, |offset, row| {
+        let (group, o) = (offset / window / outputs, offset / window % outputs);
+        let sums = &sums[group * panels * shares * sum_len..];
+        for (panel, sums) in sums.chunks_exact(shares * sum_len).take(panels).enumerate() {
+            let row = &mut row[windows.columns(panel)];
+            for sum in sums.chunks_exact(sum_len) {
                 let sum = &sum[o * width..][..row.len()];
                 row.iter_mut().zip(sum).for_each(|(total, &x)| *total += x);
             }
         }
-    }
+    });
     kernel
 }
 
-/// Writes products where they belong in the maps of `count` samples.
+/// Writes products where they belong in the maps of `count` samples, the first of them `first`, which no other task writes to.
 struct Maps<'a, T> {
     block: &'a Block,
+    first: usize,
     count: usize,
     /// The output channels that are made, of `all`.
     outputs: Range<usize>,
     all: usize,
     bias: Option<&'a [T]>,
-    maps: &'a mut [T],
+    maps: &'a Shared<'a, T>,
+}
+
+impl<T> Maps<'_, T> {
+    /// Where a row of the product begins in one of the samples.
+    fn start(&self, sample: usize, row: usize) -> usize {
+        ((self.first + sample) * self.all + self.outputs.start + row) * self.block.positions
+    }
 }
 
 impl<T: Real> Receiver<T> for Maps<'_, T> {
     #[inline(always)]
-    fn place(&mut self, row: usize, panel: usize) -> Option<Place<'_, T>> {
-        let &mut Self { block: &Block { positions, width, .. }, ref outputs, .. } = self;
+    fn place(&mut self, rows: Range<usize>, panel: usize) -> Option<Place<'_, T>> {
+        let &Block { positions, width, .. } = self.block;
         let (from, left) = (panel * width, self.count * positions - panel * width);
         // The panel lies in one sample's map.
         let whole = from % positions + width <= positions && width <= left;
-        (whole && row + ROWS <= outputs.len() && self.bias.is_none()).then(|| {
-            let channel = from / positions * self.all + outputs.start + row;
-            let maps = &mut self.maps[channel * positions + from % positions..];
-            Place::new(maps, positions, width)
+        (whole && rows.end <= self.outputs.len() && self.bias.is_none()).then(|| {
+            let start = self.start(from / positions, rows.start) + from % positions;
+            // SAFETY: these samples' maps are this task's, which writes the first piece before another is added.
+            unsafe { Place::shared(self.maps, start, rows.len(), positions, width) }
         })
     }
 
     #[inline(always)]
     fn take(&mut self, tile: Tile<'_, T>) {
-        let (width, positions) = (self.block.width, self.block.positions);
         for (from, len, sample, position) in self.block.runs(tile.panel, self.count) {
-            for (i, values) in tile.values.chunks_exact(width).enumerate() {
-                let output = self.outputs.start + tile.row + i;
-                let start = (sample * self.all + output) * positions + position;
-                let (out, values) = (&mut self.maps[start..][..len], &values[from..][..len]);
+            for (i, values) in tile.values.chunks_exact(self.block.width).enumerate() {
+                let start = self.start(sample, tile.row + i) + position;
+                let values = &values[from..][..len];
+                if tile.first {
+                    // SAFETY: as in `place`.
+                    unsafe { self.maps.write(start, values) };
+                }
+                // SAFETY: as in `place`; what came first has written it.
+                let out = unsafe { self.maps.slice(start..start + len) };
                 if !tile.first {
                     out.iter_mut().zip(values).for_each(|(out, &x)| *out += x);
                 } else if let Some(bias) = self.bias {
-                    let bias = bias[output];
-                    out.iter_mut().zip(values).for_each(|(out, &x)| *out = x + bias);
-                } else {
-                    copy_short(values, out);
+                    let bias = bias[self.outputs.start + tile.row + i];
+                    out.iter_mut().for_each(|out| *out += bias);
                 }
             }
         }
@@ -322,10 +334,9 @@ struct Sum<'a, T> {
 
 impl<T: Real> Receiver<T> for Sum<'_, T> {
     #[inline(always)]
-    fn place(&mut self, row: usize, _panel: usize) -> Option<Place<'_, T>> {
-        let rows = &mut self.elements[row * self.width..];
-        let whole = rows.len() >= ROWS * self.width;
-        whole.then(|| Place::new(rows, self.width, self.width).added())
+    fn place(&mut self, rows: Range<usize>, _panel: usize) -> Option<Place<'_, T>> {
+        let out = self.elements.get_mut(rows.start * self.width..rows.end * self.width)?;
+        Some(Place::new(out, rows.len(), self.width, self.width).added())
     }
 
     #[inline(always)]
@@ -363,7 +374,7 @@ fn in_blocks<T: Real>(
 ) -> Vec<T> {
     let (mut out, block) = (Vec::new(), at_once * size);
     let serial = convolution.work() <= SERIAL;
-    let whole = super::parallel::Shared::spare(&mut out, len);
+    let whole = Shared::spare(&mut out, len);
     tasks(serial, len.div_ceil(block), |i| {
         // SAFETY: each task has a block of its own.
         let block = unsafe { whole.filled(i * block..len.min((i + 1) * block), T::zero()) };

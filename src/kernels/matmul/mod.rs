@@ -5,12 +5,15 @@
 //! across memory. Then the operands change roles and the transposed product is made: the weight, now on the left, is read
 //! as it lies, and what is turned is the batch, which is small.
 
+mod operands;
+mod registers;
 mod tile;
 
-pub(crate) use tile::{
-    Lanes, Left, Panels, Place, ROWS, Receiver, Rows, Tile, full_width, multiply, pack_left,
-    packed_left_len, panel_width,
+pub(crate) use operands::{
+    Left, Panels, Place, ROWS, full_width, pack_left, packed_left_len, panel_width,
 };
+pub(crate) use registers::Lanes;
+pub(crate) use tile::{Receiver, Rows, Tile, multiply};
 
 use std::ops::Range;
 
@@ -172,13 +175,13 @@ struct Straight<'a, T> {
 
 impl<T: Real> Receiver<T> for Straight<'_, T> {
     #[inline(always)]
-    fn place(&mut self, row: usize, _panel: usize) -> Option<Place<'_, T>> {
-        let whole = row + ROWS <= self.end && self.made.len() == self.width;
+    fn place(&mut self, rows: Range<usize>, _panel: usize) -> Option<Place<'_, T>> {
+        let whole = rows.end <= self.end && self.made.len() == self.width;
         (whole && self.bias.is_none()).then(|| {
-            let start = row * self.columns + self.made.start;
+            let start = rows.start * self.columns + self.made.start;
             // SAFETY: strips of a product do not overlap, and each is written by the one task that makes it, the first piece
             // before another is added.
-            unsafe { Place::shared(self.out, start, self.columns, self.width) }
+            unsafe { Place::shared(self.out, start, rows.len(), self.columns, self.width) }
         })
     }
 

@@ -1,0 +1,168 @@
+//! What a product is made of, and the memory that it is written to.
+
+use std::marker::PhantomData;
+
+use crate::kernels::Real;
+use crate::kernels::parallel::{Shared, for_each_chunk};
+
+/// Rows of a tile: with four vectors of columns they fill 24 of the 32 registers of AVX-512, and with two 12 of the 16 of
+/// AVX2.
+pub(crate) const ROWS: usize = 6;
+
+/// The left operand: element `(row, p)` of tile `t` stands at `t * tile + row * row_stride + (p / segment) * segment_stride +
+/// (p % segment) * step`.
+///
+/// Segments let the inner index run over the positions of one sample after another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left<'a, T> {
+    pub(super) elements: &'a [T],
+    pub(super) rows: usize,
+    pub(super) inner: usize,
+    pub(super) tile: usize,
+    pub(super) row_stride: usize,
+    pub(super) step: usize,
+    pub(super) segment: usize,
+    pub(super) segment_stride: usize,
+}
+
+impl<'a, T> Left<'a, T> {
+    /// A matrix read where it lies, its rows `row_stride` apart and the elements of a row side by side.
+    pub(crate) fn rows(elements: &'a [T], rows: usize, inner: usize, row_stride: usize) -> Self {
+        Self::segments(elements, rows, row_stride, (1, inner, inner))
+    }
+
+    /// A matrix whose rows lie in `count` segments of `segment` elements, `segment_stride` apart.
+    pub(crate) fn segments(
+        elements: &'a [T],
+        rows: usize,
+        row_stride: usize,
+        (count, segment, segment_stride): (usize, usize, usize),
+    ) -> Self {
+        let inner = count * segment;
+        let last = |count: usize, stride: usize| count.saturating_sub(1) * stride;
+        assert!(
+            rows * inner == 0
+                || last(rows, row_stride) + last(count, segment_stride) + segment <= elements.len(),
+            "{rows} rows, {row_stride} apart, of {count} segments of {segment}, {segment_stride} apart, in {} elements",
+            elements.len()
+        );
+        let tile = ROWS * row_stride;
+        Self { elements, rows, inner, tile, row_stride, step: 1, segment, segment_stride }
+    }
+
+    /// A matrix that was [packed](pack_left).
+    pub(crate) fn packed(elements: &'a [T], rows: usize, inner: usize) -> Self {
+        assert_eq!(elements.len(), packed_left_len(rows, inner), "{rows} x {inner}, packed");
+        let tile = ROWS * inner;
+        Self {
+            elements,
+            rows,
+            inner,
+            tile,
+            row_stride: 1,
+            step: ROWS,
+            segment: inner,
+            segment_stride: 0,
+        }
+    }
+}
+
+/// Elements of a packed left operand.
+pub(crate) fn packed_left_len(rows: usize, inner: usize) -> usize {
+    rows.div_ceil(ROWS) * ROWS * inner
+}
+
+/// Packs a matrix that is stored with its rows side by side, element `(row, p)` at `p * stride + row`, tile by tile.
+pub(crate) fn pack_left<T: Real>(
+    elements: &[T],
+    rows: usize,
+    inner: usize,
+    stride: usize,
+    packed: &mut [T],
+) {
+    for_each_chunk(packed, ROWS * inner, |offset, tile| {
+        let first = offset / inner;
+        let count = ROWS.min(rows - first);
+        for (p, out) in tile.chunks_exact_mut(ROWS).enumerate() {
+            let from = &elements[p * stride + first..][..count];
+            if count == ROWS {
+                out.copy_from_slice(from);
+            } else {
+                out[..count].copy_from_slice(from);
+                out[count..].fill(T::zero());
+            }
+        }
+    });
+}
+
+/// Columns of a full panel: 256 bytes, four vectors of AVX-512.
+pub(crate) const fn full_width<T>() -> usize {
+    256 / size_of::<T>()
+}
+
+/// The narrowest panel's width that holds this many columns, or the full one.
+pub(crate) fn panel_width<T>(columns: usize) -> usize {
+    let full = full_width::<T>();
+    [full / 4, full / 2].into_iter().find(|&width| columns <= width).unwrap_or(full)
+}
+
+/// The right operand: panels of some columns each, element `(p, column)` of panel `j` at `(j * inner + p) * width + column`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panels<'a, T> {
+    pub(super) elements: &'a [T],
+    pub(super) inner: usize,
+    pub(super) width: usize,
+}
+
+impl<'a, T> Panels<'a, T> {
+    /// `width` must come from [`panel_width`].
+    pub(crate) fn new(elements: &'a [T], inner: usize, width: usize) -> Self {
+        let full = full_width::<T>();
+        assert!([full / 4, full / 2, full].contains(&width), "a panel of {width} columns");
+        assert!(inner == 0 || elements.len().is_multiple_of(inner * width), "whole panels");
+        Self { elements, inner, width }
+    }
+}
+
+/// Memory for some rows of a product, of a panel's width and so many elements apart.
+pub(crate) struct Place<'a, T> {
+    pub(super) start: *mut T,
+    pub(super) rows: usize,
+    pub(super) stride: usize,
+    /// Whether even the first piece is added to what is there.
+    pub(super) adds: bool,
+    memory: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T: Copy> Place<'a, T> {
+    pub(crate) fn new(elements: &'a mut [T], rows: usize, stride: usize, width: usize) -> Self {
+        assert!(
+            rows > 0 && (rows - 1) * stride + width <= elements.len(),
+            "{rows} rows of {width}, {stride} apart, in {} elements",
+            elements.len()
+        );
+        Self { start: elements.as_mut_ptr(), rows, stride, adds: false, memory: PhantomData }
+    }
+
+    /// One among those that others write to.
+    ///
+    /// # Safety
+    /// Nobody else may use the rows, nor read them where no values are yet.
+    pub(in crate::kernels) unsafe fn shared(
+        whole: &Shared<'a, T>,
+        start: usize,
+        rows: usize,
+        stride: usize,
+        width: usize,
+    ) -> Self {
+        let last = start + (rows - 1) * stride;
+        // SAFETY: as the caller vouches.
+        let [start, _] = unsafe { [whole.at(start..start + width), whole.at(last..last + width)] };
+        Self { start, rows, stride, adds: false, memory: PhantomData }
+    }
+
+    /// The same for pieces that are all added to what is there.
+    pub(crate) fn added(self) -> Self {
+        Self { adds: true, ..self }
+    }
+}
