@@ -3,11 +3,15 @@
 //! A step of training is some fifty short parallel loops with little between them. To put a thread to sleep after each and wake
 //! it for the next takes about as long as the loop. So helpers keep looking for work for a while, and whoever has work takes part
 //! in it and never waits for a helper that has not begun: helpers that are late, asleep or crowded out cost nothing.
+//!
+//! Each takes pieces from a share of its own, neighbours of one another and the same ones in every loop of as many pieces, and
+//! only then from the far ends of the others': what a core wrote it reads again, and few cache lines are written by two.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -31,9 +35,32 @@ thread_local! {
 #[derive(Clone, Copy)]
 struct Job {
     work: *const (dyn Fn(usize) + Sync),
-    count: usize,
-    /// The most helpers that may take part.
-    helpers: usize,
+    /// Shares that hold all of its pieces, the first that of the thread that brought it.
+    shares: usize,
+}
+
+/// Pieces that are left of a share: the first in the upper half of the number, the one after the last in the lower.
+///
+/// Each has cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Share(AtomicU64);
+
+impl Share {
+    fn fill(&self, pieces: Range<usize>) {
+        self.0.store((pieces.start as u64) << 32 | pieces.end as u64, SeqCst);
+    }
+
+    /// Takes a piece from the front, or from the back.
+    fn take(&self, front: bool) -> Option<usize> {
+        let (first, end) = (|pieces: u64| pieces >> 32, |pieces: u64| pieces & 0xffff_ffff);
+        let less = |pieces: u64| {
+            let left = first(pieces) < end(pieces);
+            left.then(|| if front { pieces + (1 << 32) } else { pieces - 1 })
+        };
+        let pieces = self.0.fetch_update(SeqCst, SeqCst, less).ok()?;
+        Some(if front { first(pieces) } else { end(pieces) - 1 } as usize)
+    }
 }
 
 /// Helpers, and the job that they share with the thread that brought it.
@@ -47,8 +74,8 @@ pub(super) struct Team {
     job: UnsafeCell<Job>,
     /// Helpers that came to this job, whether or not they were needed.
     entered: AtomicUsize,
-    /// The next piece.
-    next: AtomicUsize,
+    /// One for each thread.
+    shares: Box<[Share]>,
     /// What a helper's piece panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     asleep: AtomicUsize,
@@ -70,9 +97,9 @@ impl Team {
             turn: Mutex::default(),
             state: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
-            job: UnsafeCell::new(Job { work: &|_| (), count: 0, helpers: 0 }),
+            job: UnsafeCell::new(Job { work: &|_| (), shares: 0 }),
             entered: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            shares: (0..=helpers).map(|_| Share::default()).collect(),
             panic: Mutex::default(),
             asleep: AtomicUsize::new(0),
             bed: Mutex::default(),
@@ -81,7 +108,7 @@ impl Team {
         for i in 1..=helpers {
             let thread = std::thread::Builder::new().name(format!("wgan-kernels-{i}"));
             // A system that grants no more threads gets the same results, later.
-            let _ = thread.spawn(move || team.help());
+            let _ = thread.spawn(move || team.help(i));
         }
         team
     }
@@ -91,7 +118,7 @@ impl Team {
     /// While another thread's job is shared, and inside a piece of one, all of it is done on this thread.
     pub(super) fn share(&self, count: usize, helpers: usize, work: &(dyn Fn(usize) + Sync)) {
         let turn = match self.turn.try_lock() {
-            _ if AT_WORK.get() || helpers == 0 || count < 2 => None,
+            _ if AT_WORK.get() || helpers == 0 || count < 2 || count > u32::MAX as usize => None,
             Ok(turn) => Some(turn),
             Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
             Err(TryLockError::WouldBlock) => None,
@@ -99,9 +126,13 @@ impl Team {
         let Some(turn) = turn else {
             return (0..count).for_each(work);
         };
-        let open = self.open(turn, Job { work: erase(work), count, helpers });
+        let shares = self.shares.len().min(helpers + 1).min(count);
+        for (i, share) in self.shares[..shares].iter().enumerate() {
+            share.fill(count * i / shares..count * (i + 1) / shares);
+        }
+        let open = self.open(turn, Job { work: erase(work), shares });
         AT_WORK.set(true);
-        self.pieces(count, work);
+        self.pieces(0, shares, work);
         drop(open);
         let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
@@ -115,31 +146,30 @@ impl Team {
         unsafe { *self.job.get() = job };
         *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.entered.store(0, SeqCst);
-        self.next.store(0, SeqCst);
         self.state.fetch_add(1, SeqCst);
         // A helper says that it sleeps and then looks at `state` once more: it sees the job, or is seen here.
         let sleepers = self.asleep.load(SeqCst);
         if sleepers > 0 {
             let _bed = self.bed.lock();
-            for _ in 0..sleepers.min(job.helpers).min(job.count - 1) {
+            for _ in 0..sleepers.min(job.shares - 1) {
                 self.bell.notify_one();
             }
         }
         Open { team: self, _turn: turn }
     }
 
-    fn pieces(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
-        loop {
-            let piece = self.next.fetch_add(1, SeqCst);
-            if piece >= count {
-                return;
+    /// Does pieces while there are any: those of its own share, from the front, then those of the others, from the back.
+    fn pieces(&self, own: usize, shares: usize, work: &(dyn Fn(usize) + Sync)) {
+        for i in 0..shares {
+            let share = &self.shares[(own + i) % shares];
+            while let Some(piece) = share.take(i == 0) {
+                work(piece);
             }
-            work(piece);
         }
     }
 
     /// What a helper does all its life.
-    fn help(&self) {
+    fn help(&self, own: usize) {
         AT_WORK.set(true);
         let mut done = 0;
         loop {
@@ -149,10 +179,11 @@ impl Team {
             if self.state.load(SeqCst) == state {
                 // SAFETY: this helper is inside and the job open, so it stays until the helper has left.
                 let job = unsafe { *self.job.get() };
-                if self.entered.fetch_add(1, SeqCst) < job.helpers {
+                if self.entered.fetch_add(1, SeqCst) + 1 < job.shares {
                     // SAFETY: as above; the function lives as long as the job.
                     let work = unsafe { &*job.work };
-                    let result = catch_unwind(AssertUnwindSafe(|| self.pieces(job.count, work)));
+                    let pieces = AssertUnwindSafe(|| self.pieces(own, job.shares, work));
+                    let result = catch_unwind(pieces);
                     if let Err(panic) = result {
                         *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                     }
@@ -200,7 +231,9 @@ impl Drop for Open<'_> {
         AT_WORK.set(false);
         let team = self.team;
         // Where this is a panic, helpers find nothing more to do.
-        team.next.fetch_add(usize::MAX / 2, SeqCst);
+        if std::thread::panicking() {
+            team.shares.iter().for_each(|share| share.fill(0..0));
+        }
         team.state.fetch_add(1, SeqCst);
         let mut looks = 0_u32;
         while team.inside.load(SeqCst) > 0 {
