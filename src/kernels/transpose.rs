@@ -92,25 +92,64 @@ mod in_registers {
         out: *mut f32,
         out_stride: usize,
     ) {
-        let mask = |len: usize| if len >= BLOCK { u16::MAX } else { (1 << len) - 1 };
         for top in (0..rows).step_by(BLOCK) {
             for left in (0..columns).step_by(BLOCK) {
                 let (down, right) = (BLOCK.min(rows - top), BLOCK.min(columns - left));
-                let mut block = [_mm512_setzero_ps(); BLOCK];
-                // SAFETY: masked to what is inside the matrix.
-                for (i, row) in block.iter_mut().enumerate().take(down) {
-                    *row = unsafe {
-                        _mm512_maskz_loadu_ps(mask(right), matrix.add((top + i) * stride + left))
-                    };
-                }
-                let block = turned(block);
-                // SAFETY: masked to what is inside the result.
-                for (i, &column) in block.iter().enumerate().take(right) {
-                    unsafe {
-                        let to = out.add((left + i) * out_stride + top);
-                        _mm512_mask_storeu_ps(to, mask(down), column);
+                // SAFETY: inside the matrix and the result.
+                unsafe {
+                    let from = matrix.add(top * stride + left);
+                    let to = out.add(left * out_stride + top);
+                    if (down, right) == (BLOCK, BLOCK) {
+                        whole(from, stride, to, out_stride);
+                    } else {
+                        part(from, (down, right), stride, to, out_stride);
                     }
                 }
+            }
+        }
+    }
+
+    /// A whole block, which stays in registers.
+    ///
+    /// # Safety
+    /// The block must be there, and its place.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn whole(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let mut block = [_mm512_setzero_ps(); BLOCK];
+            for (i, row) in block.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(i * stride));
+            }
+            for (i, &column) in turned(block).iter().enumerate() {
+                _mm512_storeu_ps(to.add(i * to_stride), column);
+            }
+        }
+    }
+
+    /// The part of a block that is inside the matrix.
+    ///
+    /// # Safety
+    /// As of [`whole`], for so many rows and columns.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn part(
+        from: *const f32,
+        (down, right): (usize, usize),
+        stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        let mask = |len: usize| if len >= BLOCK { u16::MAX } else { (1 << len) - 1 };
+        let mut block = [_mm512_setzero_ps(); BLOCK];
+        // SAFETY: as the caller vouches; masked to what is inside.
+        unsafe {
+            for (i, row) in block.iter_mut().enumerate().take(down) {
+                *row = _mm512_maskz_loadu_ps(mask(right), from.add(i * stride));
+            }
+            for (i, &column) in turned(block).iter().enumerate().take(right) {
+                _mm512_mask_storeu_ps(to.add(i * to_stride), mask(down), column);
             }
         }
     }
