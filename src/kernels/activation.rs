@@ -1,9 +1,7 @@
 //! Activation functions with their first and second derivatives, elementwise.
 
-use std::mem::MaybeUninit;
-
-use super::parallel::{SERIAL, made_in_chunks};
-use super::{CHUNK, Real, vectorised};
+use super::Real;
+use super::elementwise::{each, each_in, each_pair};
 
 /// A scalar function that is applied to each element of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,44 +167,10 @@ pub(crate) fn tanh_gradient<T: Real>(gradient: &[T], y: &[T]) -> Vec<T> {
 /// Elements that one task takes of a function that costs far more than to read and to write them.
 const DEAR: usize = 2 * 1024;
 
-/// What `f` makes of each element.
-fn each<T: Real>(x: &[T], f: impl Fn(T) -> T + Copy + Sync) -> Vec<T> {
-    each_in(CHUNK, x, f)
-}
-
-/// The same in pieces of some elements.
-fn each_in<T: Real>(piece: usize, x: &[T], f: impl Fn(T) -> T + Copy + Sync) -> Vec<T> {
-    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
-        let x = &x[offset..][..out.len()];
-        vectorised(
-            #[inline(always)]
-            move || out.iter_mut().zip(x).for_each(|(out, &x)| _ = out.write(f(x))),
-        );
-    };
-    // SAFETY: `x` is as long as the piece, so every element is written.
-    unsafe { made_in_chunks(x.len(), piece, x.len() <= SERIAL.min(4 * piece), work) }
-}
-
-/// What `f` makes of the elements at each place.
-fn each_pair<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Copy + Sync) -> Vec<T> {
-    assert_eq!(a.len(), b.len(), "as many elements of each");
-    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
-        let [a, b] = [a, b].map(|x| &x[offset..][..out.len()]);
-        vectorised(
-            #[inline(always)]
-            move || {
-                let pairs = a.iter().zip(b);
-                out.iter_mut().zip(pairs).for_each(|(out, (&a, &b))| _ = out.write(f(a, b)));
-            },
-        );
-    };
-    // SAFETY: both operands are as long as the piece, so every element is written.
-    unsafe { made_in_chunks(a.len(), CHUNK, a.len() <= SERIAL, work) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::CHUNK;
     use crate::kernels::tests::values;
 
     const ALL: [Function; 7] = [

@@ -9,6 +9,7 @@ pub(crate) mod activation;
 pub(crate) mod batch_norm;
 pub(crate) mod channels;
 pub(crate) mod convolution;
+pub(crate) mod elementwise;
 pub(crate) mod finite;
 pub(crate) mod matmul;
 pub(crate) mod memory;

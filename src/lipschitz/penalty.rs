@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::ops;
 use crate::second_order::Traced;
 
 /// epsilon * real + (1 - epsilon) * fake, one epsilon a sample, as a constant (WGAN-GP, Algorithm 1, line 6).
@@ -23,13 +24,10 @@ pub(crate) fn interpolates(
             });
         }
     };
-    let mut spread = vec![1; real.rank()];
-    spread[0] = batch;
-    let epsilon = epsilon.reshape(spread)?;
-    let (real, fake) = (real.detach(), fake.detach());
-    let points =
-        real.broadcast_mul(&epsilon)?.add(&fake.broadcast_mul(&epsilon.affine(-1.0, 1.0)?)?)?;
-    Ok(points.detach())
+    let (real, fake, epsilon) = (real.detach(), fake.detach(), epsilon.detach());
+    let size = real.elem_count() / batch.max(1);
+    let weighted = |x: &Tensor, weight: &Tensor| ops::scale_channels(x, weight, None, size);
+    Ok(ops::add(&weighted(&real, &epsilon)?, &weighted(&fake, &epsilon.affine(-1.0, 1.0)?)?)?)
 }
 
 /// Both batches one after the other, as a constant. They are of one size, so the mean over all of it is half

@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 
-use super::has_kernel;
+use super::{has_kernel, mul};
 use crate::kernels::activation::{self as kernels, Function, gate, map};
 use crate::kernels::{for_real, slice};
 
@@ -35,7 +35,7 @@ pub(crate) fn activate_gradient(
             }
         }
         _ if has_kernel(x) => {
-            gradient.mul(&x.contiguous()?.apply_op1(Activation { function, order: 1 })?)
+            mul(gradient, &x.contiguous()?.apply_op1(Activation { function, order: 1 })?)
         }
         _ => gradient.mul(&composed_derivative(function, x)?),
     }
@@ -52,7 +52,7 @@ pub(crate) fn times_derivative(
     match order {
         1 => activate_gradient(function, gradient, x),
         2 if has_kernel(x) => {
-            gradient.mul(&x.contiguous()?.apply_op1_no_bwd(&Activation { function, order })?)
+            mul(gradient, &x.contiguous()?.apply_op1_no_bwd(&Activation { function, order })?)
         }
         2 => gradient.mul(&composed_second_derivative(function, x)?),
         _ => candle_core::bail!("{function:?} has no derivative of order {order} here"),

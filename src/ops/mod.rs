@@ -10,6 +10,7 @@ mod batch_norm;
 mod composed_convolution;
 mod convolution;
 pub(crate) mod count;
+mod elementwise;
 mod finite;
 pub(crate) mod in_place;
 mod linear;
@@ -20,6 +21,7 @@ mod rows;
 pub(crate) use activation::{activate, activate_gradient, tanh_gradient, times_derivative};
 pub(crate) use batch_norm::{Statistics, normalise, normalise_gradients};
 pub(crate) use convolution::{conv2d, conv2d_input, conv2d_kernel};
+pub(crate) use elementwise::{add, mul, sqr, sub};
 pub(crate) use finite::first_non_finite;
 pub(crate) use linear::linear;
 pub(crate) use pool::{repeat_windows, sum_windows};
@@ -30,7 +32,7 @@ pub(crate) use crate::kernels::activation::Function;
 pub(crate) use crate::kernels::convolution::Geometry;
 pub(crate) use crate::kernels::update::{Formula, Number};
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Storage, Tensor};
 
 use crate::kernels::{Real, slice};
 
@@ -62,6 +64,28 @@ fn on_slices<T: Real, R, const N: usize>(
         *elements = slice(on_cpu(storage)?, layout)?;
     }
     f(slices)
+}
+
+/// Runs a kernel on the elements of tensors on the CPU, each made contiguous where it is not, in their type.
+macro_rules! by_type {
+    ($inputs:expr, $shape:expr, |$slices:pat_param| $kernel:expr) => {{
+        let inputs = $crate::ops::contiguous($inputs)?;
+        match inputs[0].dtype() {
+            candle_core::DType::F32 => {
+                $crate::ops::run::<f32, _>(&inputs, $shape, |$slices| $kernel)
+            }
+            _ => $crate::ops::run::<f64, _>(&inputs, $shape, |$slices| $kernel),
+        }
+    }};
+}
+use by_type;
+
+fn run<T: Real, const N: usize>(
+    inputs: &[Tensor; N],
+    shape: &Shape,
+    kernel: impl FnOnce([&[T]; N]) -> Vec<T>,
+) -> Result<Tensor> {
+    on_slices(inputs, |slices| Tensor::from_vec(kernel(slices), shape, inputs[0].device()))
 }
 
 /// Whether this crate's kernels take the tensor.

@@ -3,28 +3,9 @@
 
 use candle_core::{DType, Result, Shape, Tensor};
 
-use super::{contiguous, has_kernel, on_cpu, on_slices};
+use super::{by_type, has_kernel, on_cpu};
 use crate::kernels::channels::{self, Extent};
 use crate::kernels::{Real, rows, slice};
-
-/// Runs a kernel on the elements of tensors on the CPU, each made contiguous where it is not, in their type.
-macro_rules! by_type {
-    ($inputs:expr, $shape:expr, |$slices:pat_param| $kernel:expr) => {{
-        let inputs = contiguous($inputs)?;
-        match inputs[0].dtype() {
-            DType::F32 => run::<f32, _>(&inputs, $shape, |$slices| $kernel),
-            _ => run::<f64, _>(&inputs, $shape, |$slices| $kernel),
-        }
-    }};
-}
-
-fn run<T: Real, const N: usize>(
-    inputs: &[Tensor; N],
-    shape: &Shape,
-    kernel: impl FnOnce([&[T]; N]) -> Vec<T>,
-) -> Result<Tensor> {
-    on_slices(inputs, |slices| Tensor::from_vec(kernel(slices), shape, inputs[0].device()))
-}
 
 /// Rows at mean 0 and variance 1, and what each was multiplied by.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use candle_core::{
 
 use super::Traced;
 use super::tape::{Node, walk_back};
-use crate::error;
+use crate::{error, ops};
 
 /// Leaves with their gradients, each once, in the order in which they were reached.
 type Leaves = Vec<(Tensor, Tensor)>;
@@ -32,7 +32,7 @@ fn leaf_gradients(node: Arc<Node>, gradient: Tensor) -> error::Result<Leaves> {
         };
         let gradient = gradient.into_raw();
         match places.get(&leaf.id()) {
-            Some(&place) => leaves[place].1 = leaves[place].1.add(&gradient)?,
+            Some(&place) => leaves[place].1 = ops::add(&leaves[place].1, &gradient)?,
             None => {
                 places.insert(leaf.id(), leaves.len());
                 leaves.push((leaf.clone(), gradient));
@@ -58,7 +58,7 @@ pub(super) fn backward(node: Arc<Node>, gradient: Tensor) -> error::Result<GradS
     };
     for (variable, gradient) in variables {
         let gradient = match gradients.remove(&variable) {
-            Some(other) => other.add(&gradient)?,
+            Some(other) => ops::add(&other, &gradient)?,
             None => gradient,
         };
         gradients.insert(&variable, gradient);

@@ -17,7 +17,7 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes differ.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        let value = self.raw().add(other.raw())?;
+        let value = ops::add(self.raw(), other.raw())?;
         let same = || pull_back(|g| Ok(g.clone()));
         Ok(Self::from_operands(value, [(self, same()), (other, same())]))
     }
@@ -27,7 +27,7 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes differ.
     pub fn sub(&self, other: &Self) -> Result<Self> {
-        let value = self.raw().sub(other.raw())?;
+        let value = ops::sub(self.raw(), other.raw())?;
         let operands = [(self, pull_back(|g| Ok(g.clone()))), (other, pull_back(Self::neg))];
         Ok(Self::from_operands(value, operands))
     }
@@ -37,7 +37,7 @@ impl Traced {
     /// # Errors
     /// Candle's where the shapes differ.
     pub fn mul(&self, other: &Self) -> Result<Self> {
-        let value = self.raw().mul(other.raw())?;
+        let value = ops::mul(self.raw(), other.raw())?;
         let (a, b) = (self.clone(), other.clone());
         let operands =
             [(self, pull_back(move |g| g.mul(&b))), (other, pull_back(move |g| g.mul(&a)))];
@@ -148,7 +148,7 @@ impl Traced {
     /// Candle's for types it cannot do arithmetic in.
     pub fn sqr(&self) -> Result<Self> {
         let x = self.clone();
-        Ok(self.unary(self.raw().sqr()?, move |g| g.mul(&x)?.affine(2.0, 0.0)))
+        Ok(self.unary(ops::sqr(self.raw())?, move |g| g.mul(&x)?.affine(2.0, 0.0)))
     }
 
     /// The square root. Its derivative at 0 is infinite: keep an epsilon inside.

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
 
+use crate::ops;
+
 /// Notes the mean length of the samples' gradients when a backward pass shows them to it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct GradientProbe(Arc<Mutex<Option<Tensor>>>);
@@ -13,7 +15,7 @@ impl GradientProbe {
     pub(crate) fn looking(&self) -> impl Fn(&Tensor) -> Result<()> + Send + Sync + 'static {
         let noted = self.0.clone();
         move |gradient| {
-            let norm = gradient.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?.mean_all()?;
+            let norm = ops::sqr(&gradient.flatten_from(1)?)?.sum(1)?.sqrt()?.mean_all()?;
             *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(norm);
             Ok(())
         }
