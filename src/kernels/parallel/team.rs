@@ -288,6 +288,18 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_taken_from_both_ends() {
+        let share = Share::default();
+        assert_eq!(share.take(true), None);
+        share.fill(3..7);
+        let taken = [true, false, false, true, true, false].map(|front| share.take(front));
+        assert_eq!(taken, [Some(3), Some(6), Some(5), Some(4), None, None]);
+        let last = u32::MAX as usize;
+        share.fill(last - 1..last);
+        assert_eq!([share.take(false), share.take(true)], [Some(last - 1), None]);
+    }
+
+    #[test]
     fn helpers_take_part() {
         let team = Team::leak(1);
         let seen = Mutex::new(std::collections::BTreeSet::new());
