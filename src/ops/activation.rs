@@ -93,7 +93,7 @@ impl CustomOp1 for Activation {
             activate_gradient(self.function, gradient, &x)?
         } else {
             let next = Activation { function: self.function, order: self.order + 1 };
-            gradient.mul(&x.apply_op1_no_bwd(&next)?)?
+            mul(gradient, &x.apply_op1_no_bwd(&next)?)?
         };
         Ok(Some(for_x))
     }

@@ -1,7 +1,8 @@
 //! The arithmetic of tensors of one shape.
 //!
 //! Candle has threads of its own for its large elementwise operations. They wait for work in a loop, each on a core that a
-//! kernel's helper may want, and the step waits for whichever the system runs last. So those of a step are kernels.
+//! kernel's helper may want, and the step waits for whichever the system runs last. So sums, differences, products and squares of
+//! a step are kernels.
 
 use candle_core::{Result, Tensor};
 

@@ -111,7 +111,8 @@ pub(crate) fn scale_channels(
         };
     }
     let spread = (1, weight.elem_count(), 1);
-    let scaled = x.reshape(((), weight.elem_count(), positions))?;
+    let Extent { batch, channels, .. } = extent(x, weight.elem_count(), positions);
+    let scaled = x.reshape((batch, channels, positions))?;
     let scaled = scaled.broadcast_mul(&weight.reshape(spread)?)?;
     match bias {
         Some(bias) => scaled.broadcast_add(&bias.reshape(spread)?)?.reshape(x.shape()),

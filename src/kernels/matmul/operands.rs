@@ -128,6 +128,7 @@ impl<'a, T> Panels<'a, T> {
 pub(crate) struct Place<'a, T> {
     pub(super) start: *mut T,
     pub(super) rows: usize,
+    pub(super) width: usize,
     pub(super) stride: usize,
     /// Whether even the first piece is added to what is there.
     pub(super) adds: bool,
@@ -141,7 +142,8 @@ impl<'a, T: Copy> Place<'a, T> {
             "{rows} rows of {width}, {stride} apart, in {} elements",
             elements.len()
         );
-        Self { start: elements.as_mut_ptr(), rows, stride, adds: false, memory: PhantomData }
+        let start = elements.as_mut_ptr();
+        Self { start, rows, width, stride, adds: false, memory: PhantomData }
     }
 
     /// One among those that others write to.
@@ -155,10 +157,11 @@ impl<'a, T: Copy> Place<'a, T> {
         stride: usize,
         width: usize,
     ) -> Self {
+        assert!(rows > 0, "rows of {width}");
         let last = start + (rows - 1) * stride;
         // SAFETY: as the caller vouches.
         let [start, _] = unsafe { [whole.at(start..start + width), whole.at(last..last + width)] };
-        Self { start, rows, stride, adds: false, memory: PhantomData }
+        Self { start, rows, width, stride, adds: false, memory: PhantomData }
     }
 
     /// The same for pieces that are all added to what is there.

@@ -90,10 +90,10 @@ impl Lanes for f64 {
     }
 }
 
-/// Inner indices that are written out: a line of a row in `f32`.
+/// Inner indices that are written out: a line of a row in `f32`, two in `f64`.
 const WRITTEN_OUT: usize = 16;
 
-/// A loop that the compiler cannot leave one.
+/// Four calls, which the compiler would make a loop of.
 #[inline(always)]
 fn four(mut body: impl FnMut(usize)) {
     body(0);
@@ -158,6 +158,7 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
                 && inner.end * width <= panel.len()
                 && width.is_multiple_of(VECTORS * lanes)
                 && tiles.len() * ROWS <= place.rows
+                && width <= place.width
                 && (tiles.len() == 1 || tiles.end * ROWS <= left.rows)
                 && (tiles.end - 1) * left.tile
                     + offsets[ROWS - 1]
@@ -167,7 +168,6 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
         );
         // Short rows begin with each tile, of operand and product, and the processor notices a row only after some misses: so
         // lines of the next tile are asked for while this one is computed.
-        let ahead = STEP == 1 && segment >= LINE / size_of::<T>();
         for (tile, row) in tiles.clone().zip((0..).step_by(ROWS)) {
             for column in (0..width).step_by(VECTORS * lanes) {
                 let zero = T::splat(simd, T::zero());
@@ -183,9 +183,12 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
                     for _ in 0..count / segment {
                         let mut at = from;
                         for _ in 0..segment / WRITTEN_OUT {
-                            if ahead {
-                                let next = at.wrapping_add(left.tile);
-                                offsets.iter().for_each(|&o| prefetch(next.wrapping_add(o), false));
+                            if STEP == 1 {
+                                for line in (0..WRITTEN_OUT).step_by(LINE / size_of::<T>()) {
+                                    let next = at.wrapping_add(left.tile + line);
+                                    let rows = offsets.iter().map(|&o| next.wrapping_add(o));
+                                    rows.for_each(|row| prefetch(row, false));
+                                }
                             }
                             if asked < VECTORS {
                                 let next = out.wrapping_add(ROWS * place.stride + asked * lanes);

@@ -26,8 +26,9 @@ pub(crate) struct Tile<'a, T> {
 
 /// What becomes of the pieces of a product, whose order is that of the inner index.
 pub(crate) trait Receiver<T> {
-    /// Memory that some tiles' rows in this panel are written to, or added to where they are not the first. `None` for tiles
-    /// that are to be [taken](Self::take) one by one, as are all with rows beyond the last.
+    /// Memory that some tiles' rows in this panel are written to, or added to where they are not the first. `rows` is a whole
+    /// number of tiles, and may end beyond the last row. `None` where there is no memory for all of them: then the tiles are
+    /// [taken](Self::take) one by one.
     #[inline(always)]
     fn place(&mut self, _rows: Range<usize>, _panel: usize) -> Option<Place<'_, T>> {
         None
@@ -162,7 +163,7 @@ mod tests {
     use pulp::WithSimd;
 
     use super::*;
-    use crate::kernels::matmul::full_width;
+    use crate::kernels::matmul::{full_width, pack_left, packed_left_len};
     use crate::kernels::tests::{assert_close, values};
 
     /// A product that is put together from pieces.
@@ -175,26 +176,32 @@ mod tests {
         }
     }
 
-    /// The product of `rows` x `inner` and a panel of `width` columns, made with these vectors.
+    /// The product of `rows` x `inner` and a panel of `width` columns, made with these vectors: of an operand that is read where it
+    /// lies, in one segment and in some, and of a packed one.
     fn made<T: Real, S: Simd>(simd: S, (rows, inner, width): (usize, usize, usize)) -> Vec<T> {
         let (a, b) = (values::<T>(rows * inner, 1), values::<T>(inner * width, 2));
-        let mut out = vec![T::zero(); rows * width];
-        simd.vectorize(Multiply {
-            left: Left::rows(&a, rows, inner, inner),
-            tiles: 0..rows.div_ceil(ROWS),
-            right: Panels::new(&b, inner, width),
-            receiver: Taken(&mut out, width),
+        let turned: Vec<T> = (0..rows * inner).map(|i| a[i % rows * inner + i / rows]).collect();
+        let mut packed = vec![T::zero(); packed_left_len(rows, inner)];
+        pack_left(&turned, rows, inner, rows, &mut packed);
+        let segments = [5, 16, 35].into_iter().filter(|&segment| inner.is_multiple_of(segment));
+        let segments = segments.map(|len| Left::segments(&a, rows, inner, (inner / len, len, len)));
+        let lefts = [Left::rows(&a, rows, inner, inner), Left::packed(&packed, rows, inner)];
+        let products = lefts.into_iter().chain(segments).map(|left| {
+            let (right, tiles) = (Panels::new(&b, inner, width), rows.div_ceil(ROWS));
+            let mut out = vec![T::zero(); rows * width];
+            let receiver = Taken(&mut out, width);
+            simd.vectorize(Multiply { left, tiles: 0..tiles, right, receiver });
+            let gap = 3;
+            let mut placed = vec![T::one(); tiles * ROWS * (width + gap)];
+            let elements = &mut placed[..];
+            let receiver = Rows { first: 0, elements, stride: width + gap, width };
+            simd.vectorize(Multiply { left, tiles: 0..tiles, right, receiver });
+            for (out, placed) in out.chunks_exact(width).zip(placed.chunks_exact(width + gap)) {
+                assert!(*out == placed[..width] && placed[width..] == [T::one(); 3]);
+            }
+            out
         });
-        let (tiles, gap) = (rows.div_ceil(ROWS), 3);
-        let mut placed = vec![T::one(); tiles * ROWS * (width + gap)];
-        let elements = &mut placed[..];
-        let place = Rows { first: 0, elements, stride: width + gap, width };
-        let (left, right) = (Left::rows(&a, rows, inner, inner), Panels::new(&b, inner, width));
-        simd.vectorize(Multiply { left, tiles: 0..tiles, right, receiver: place });
-        for (out, placed) in out.chunks_exact(width).zip(placed.chunks_exact(width + gap)) {
-            assert!(*out == placed[..width] && placed[width..] == [T::one(); 3]);
-        }
-        out
+        products.collect::<Vec<_>>().concat()
     }
 
     /// What a machine without AVX-512 runs, and one without AVX2: the first gives the same bytes, the second, which rounds a

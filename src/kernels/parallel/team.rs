@@ -4,8 +4,9 @@
 //! it for the next takes about as long as the loop. So helpers keep looking for work for a while, and whoever has work takes part
 //! in it and never waits for a helper that has not begun: helpers that are late, asleep or crowded out cost nothing.
 //!
-//! Each takes pieces from a share of its own, neighbours of one another and the same ones in every loop of as many pieces, and
-//! only then from the far ends of the others': what a core wrote it reads again, and few cache lines are written by two.
+//! Where all take part, each takes pieces from a share of its own, neighbours of one another and the same ones in every loop of as
+//! many pieces, and only then from the far ends of the others': what a core wrote it reads again, and few cache lines are
+//! written by two.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -128,7 +129,8 @@ impl Team {
         };
         let shares = self.shares.len().min(helpers + 1).min(count);
         for (i, share) in self.shares[..shares].iter().enumerate() {
-            share.fill(count * i / shares..count * (i + 1) / shares);
+            let end = |i: usize| (count as u64 * i as u64 / shares as u64) as usize;
+            share.fill(end(i)..end(i + 1));
         }
         let open = self.open(turn, Job { work: erase(work), shares });
         AT_WORK.set(true);
