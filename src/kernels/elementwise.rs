@@ -57,11 +57,6 @@ pub(crate) fn pair<T: Real>(pair: Pair, a: &[T], b: &[T]) -> Vec<T> {
     }
 }
 
-/// The square of each element.
-pub(crate) fn squares<T: Real>(x: &[T]) -> Vec<T> {
-    each(x, |x| x * x)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,7 +72,6 @@ mod tests {
             assert_eq!(pair(Pair::Sum, &a, &b), naive(|a, b| a + b));
             assert_eq!(pair(Pair::Difference, &a, &b), naive(|a, b| a - b));
             assert_eq!(pair(Pair::Product, &a, &b), naive(|a, b| a * b));
-            assert_eq!(squares(&a), naive(|a, _| a * a));
         }
     }
 }

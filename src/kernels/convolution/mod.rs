@@ -166,8 +166,13 @@ pub(crate) fn for_image<T: Real>(
         let kernel = &kernel[group * outputs * window..][..outputs * window];
         pack_left(kernel, window, outputs, window, packed);
     }
-    let task = |first: usize, images: &mut [T]| {
-        let count = images.len() / (c.inputs * pixels);
+    let mut images = Vec::new();
+    let (whole, size) = (&Shared::spare(&mut images, len), c.inputs * pixels);
+    tasks(c.work() <= SERIAL, c.batch.div_ceil(block.samples), |task| {
+        let first = task * block.samples;
+        let count = block.samples.min(c.batch - first);
+        // SAFETY: each task has samples of its own. It zeroes them itself, and then finds them in its cache.
+        let images = unsafe { whole.filled(first * size..(first + count) * size, T::zero()) };
         if let Some(bias) = bias {
             fill_channels(images, pixels, bias);
         }
@@ -201,8 +206,10 @@ pub(crate) fn for_image<T: Real>(
                 }
             }
         });
-    };
-    in_blocks(c, len, block.samples, c.inputs * pixels, task)
+    });
+    // SAFETY: the tasks cover all samples, each of whose elements was given a value.
+    unsafe { images.set_len(len) };
+    images
 }
 
 /// The kernel `(outputs, inputs / groups, ...)` whose weights are the products of what they meet in the images
@@ -360,29 +367,6 @@ fn clear_tail<T: Real>(panels: &mut [T], columns: usize, (inner, width): (usize,
         let last = &mut panels[columns / width * inner * width..][..inner * width];
         last.chunks_exact_mut(width).for_each(|row| row[rest..].fill(T::zero()));
     }
-}
-
-/// `len` elements, made in blocks of `at_once` samples of `size` elements: a task on each, given its first sample and zeros.
-///
-/// A block is zeroed by the task that fills it, which then finds it in its cache.
-fn in_blocks<T: Real>(
-    convolution: &Convolution,
-    len: usize,
-    at_once: usize,
-    size: usize,
-    task: impl Fn(usize, &mut [T]) + Sync + Send,
-) -> Vec<T> {
-    let (mut out, block) = (Vec::new(), at_once * size);
-    let serial = convolution.work() <= SERIAL;
-    let whole = Shared::spare(&mut out, len);
-    tasks(serial, len.div_ceil(block), |i| {
-        // SAFETY: each task has a block of its own.
-        let block = unsafe { whole.filled(i * block..len.min((i + 1) * block), T::zero()) };
-        task(i * at_once, block);
-    });
-    // SAFETY: the blocks cover all elements, each of which was given a value.
-    unsafe { out.set_len(len) };
-    out
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ pub(crate) struct Place<'a, T> {
     pub(super) rows: usize,
     pub(super) width: usize,
     pub(super) stride: usize,
-    /// Whether even the first piece is added to what is there.
+    /// Whether sums are added to what is there.
     pub(super) adds: bool,
     memory: PhantomData<&'a mut [T]>,
 }
@@ -164,7 +164,7 @@ impl<'a, T: Copy> Place<'a, T> {
         Self { start, rows, width, stride, adds: false, memory: PhantomData }
     }
 
-    /// The same for pieces that are all added to what is there.
+    /// The same for sums that are added to what is there.
     pub(crate) fn added(self) -> Self {
         Self { adds: true, ..self }
     }
