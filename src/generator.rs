@@ -76,6 +76,14 @@ pub trait Generator {
         let _ = (latent, labels, train);
         Err(Error::config("the generator's batch of labels", "present", "none: it has no classes"))
     }
+
+    /// The generator for another thread: `Some(self)` in a type that is `Sync`, as those of the [`zoo`](crate::zoo) are.
+    ///
+    /// Then a trainer makes the samples for the next critic step while the critic learns from these. The results are the same;
+    /// the default, `None`, is slower where there is more than one core.
+    fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
+        None
+    }
 }
 
 /// One call for both kinds of generator.
@@ -115,6 +123,10 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 
     fn classes(&self) -> Option<usize> {
         (**self).classes()
+    }
+
+    fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
+        (**self).as_sync()
     }
 
     fn forward_conditional(&self, latent: &Tensor, labels: &Tensor, train: bool) -> Result<Tensor> {

@@ -77,6 +77,15 @@ pub trait Critic {
         Err(Error::config("the critic's batch of labels", "present", "none: it has no classes"))
     }
 
+    /// The critic for several threads at once: `Some(self)` in a type that is `Sync` and whose forward pass changes nothing but
+    /// buffers among its parameters, as those of the [`zoo`](crate::zoo) are.
+    ///
+    /// Then a trainer differentiates the penalty while it differentiates the rest of the loss. The results are the same; the
+    /// default, `None`, is slower where there is more than one core.
+    fn as_sync(&self) -> Option<&(dyn Critic + Sync)> {
+        None
+    }
+
     /// The scores `(batch,)`, part of candle's graph: its `backward` reaches the parameters, and the samples where candle
     /// computed them.
     ///
@@ -139,6 +148,10 @@ macro_rules! impl_for_pointer {
 
             fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
                 (**self).forward_conditional(samples, labels)
+            }
+
+            fn as_sync(&self) -> Option<&(dyn Critic + Sync)> {
+                (**self).as_sync()
             }
 
             fn scores(&self, samples: &Tensor) -> Result<Tensor> {

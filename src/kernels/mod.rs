@@ -13,7 +13,7 @@ pub(crate) mod elementwise;
 pub(crate) mod finite;
 pub(crate) mod matmul;
 pub(crate) mod memory;
-mod parallel;
+pub(crate) mod parallel;
 pub(crate) mod pool;
 pub(crate) mod rows;
 mod scratch;

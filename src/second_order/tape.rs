@@ -8,6 +8,7 @@ use candle_core::Tensor;
 
 use super::Traced;
 use crate::error::Result;
+use crate::kernels::parallel::beside;
 
 /// A gradient pulled back through one operation: the gradient of its result to the gradient of one operand.
 ///
@@ -151,11 +152,12 @@ pub(super) fn walk_back(
             Ok(())
         };
         match Arc::try_unwrap(node).map(|node| node.operands) {
-            Ok(Operands::Each(operands)) => {
-                for (operand, pull_back) in operands {
-                    if on_the_way(&operand) {
-                        arrive(operand, pull_back(&gradient)?)?;
-                    }
+            Ok(Operands::Each(mut operands)) => {
+                operands.retain(|(operand, _)| on_the_way(operand));
+                let pull_backs: Vec<_> = operands.iter().map(|(_, pull_back)| pull_back).collect();
+                let shares = shares(&gradient, &pull_backs)?;
+                for ((operand, _), share) in operands.into_iter().zip(shares) {
+                    arrive(operand, share)?;
                 }
             }
             Ok(Operands::Together(operands, pull_back)) => {
@@ -167,10 +169,14 @@ pub(super) fn walk_back(
             }
             Err(node) => match &node.operands {
                 Operands::Each(operands) => {
-                    for (operand, pull_back) in operands {
-                        if on_the_way(operand) {
-                            arrive(operand.clone(), pull_back(&gradient)?)?;
-                        }
+                    let (operands, pull_backs): (Vec<_>, Vec<_>) = (operands.iter())
+                        .filter(|(operand, _)| on_the_way(operand))
+                        .map(|(operand, pull_back)| (operand.clone(), pull_back))
+                        .unzip();
+                    for (operand, share) in
+                        operands.into_iter().zip(shares(&gradient, &pull_backs)?)
+                    {
+                        arrive(operand, share)?;
                     }
                 }
                 Operands::Together(operands, pull_back) => {
@@ -184,6 +190,25 @@ pub(super) fn walk_back(
         }
     }
     Ok(())
+}
+
+/// The shares of an operation's operands. Those of long tensors are made beside each other: the gradient of a layer's weight is of
+/// no use to the layers before it, which wait for that of its input. Not where they are recorded, as the order of the tape would
+/// then depend on which thread was faster.
+fn shares(gradient: &Traced, pull_backs: &[&PullBack]) -> Result<Vec<Traced>> {
+    /// Elements of a gradient from which a second thread pays.
+    const LONG: usize = 16 * 1024;
+    let long = || gradient.raw().elem_count() >= LONG && gradient.device().is_cpu();
+    let each = |pull_backs: &[&PullBack]| pull_backs.iter().map(|f| f(gradient)).collect();
+    match pull_backs {
+        [first, others @ ..] if !others.is_empty() && !gradient.is_recorded() && long() => {
+            let (first, others) = beside(|| first(gradient), || each(others));
+            let mut shares: Vec<Traced> = others?;
+            shares.insert(0, first?);
+            Ok(shares)
+        }
+        _ => each(pull_backs),
+    }
 }
 
 /// How many nodes a thread has made: the first-order pass must make none.

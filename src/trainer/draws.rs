@@ -11,9 +11,13 @@ use crate::generator::Generator;
 use crate::random::Stream;
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    /// The draws of the next critic step.
-    pub(super) fn draw_critic<D: Dataset>(&self, batches: &mut Loader<D>) -> Result<CriticDraws> {
-        let (index, batch_size) = (self.critic_steps, self.config.batch_size);
+    /// The draws of the critic step after so many, which must be that of the next batch.
+    pub(super) fn draw_critic<D: Dataset>(
+        &self,
+        batches: &mut Loader<D>,
+        index: u64,
+    ) -> Result<CriticDraws> {
+        let batch_size = self.config.batch_size;
         let (real, labels) = batches.next_labelled_batch()?;
         let real = real.to_device(&self.device)?.to_dtype(self.dtype)?;
         let latent = self.latent("latent/critic", index, batch_size)?;

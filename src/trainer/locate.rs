@@ -21,26 +21,31 @@ use crate::second_order::Traced;
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// The critic's gradients, held to be finite like the terms of the loss.
-    pub(super) fn critic_gradients(
+    pub(super) fn finite_critic_gradients(
         &self,
         report: &CriticReport,
-        loss: Traced,
+        loss: &Traced,
+        gradients: impl FnOnce() -> Result<GradStore>,
         draws: &CriticDraws,
     ) -> Result<GradStore> {
         let parameters = self.critic.parameters();
         (report.check(self.step(), &self.config).map_err(Failure::from))
-            .and_then(|()| finite_gradients("the critic loss", loss, parameters, self.step()))
+            .and_then(|()| {
+                let loss = loss.detach();
+                finite_gradients("the critic loss", loss, gradients, parameters, self.step())
+            })
             .map_err(|failure| self.located_in_critic_step(failure, draws))
     }
 
     /// The generator's gradients, held to be finite like the loss.
-    pub(super) fn generator_gradients(
+    pub(super) fn finite_generator_gradients(
         &self,
         loss: Traced,
         draws: &GeneratorDraws,
     ) -> Result<GradStore> {
         let parameters = self.generator.parameters();
-        finite_gradients("the generator loss", loss, parameters, self.step())
+        let (value, gradients) = (loss.detach(), || loss.backward());
+        finite_gradients("the generator loss", value, gradients, parameters, self.step())
             .map_err(|failure| self.located_in_generator_step(failure, draws))
     }
 

@@ -2,6 +2,7 @@
 
 mod checks;
 mod critic_alone;
+mod critic_loss;
 mod draws;
 mod fit;
 mod gradient_probe;
@@ -15,6 +16,7 @@ pub use report::{CriticReport, GeneratorReport};
 
 use std::path::PathBuf;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 
 use crate::average::Average;
@@ -27,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
 use crate::kernels;
-use crate::losses::{Batching, critic_loss, generator_loss, wasserstein_estimate};
+use crate::losses::{Batching, generator_loss};
 use crate::network::Network;
 use crate::observers::{Every, Observer, Watch};
 use crate::optimizers::{Optimizer, Updater};
@@ -213,24 +215,18 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// [`Error::NonFinite`](crate::Error::NonFinite) before a parameter is changed, where the loss or a gradient is not
     /// finite; those of the models and the optimiser.
     pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
-        draws.check()?;
-        let CriticDraws { real, latent, epsilon, labels } = draws;
-        let (labels, lipschitz) = (labels.as_ref(), self.config.lipschitz);
-        let critic = given(self.critic.model(), labels);
-        let fake = self.generator.model().forward_traced(&Traced::frozen(latent), labels, true)?;
-        let fake = fake.detach();
-
-        let estimate = wasserstein_estimate(&*critic, real, &fake, self.batching)?;
-        let penalty = lipschitz.penalty(&*critic, real, &fake, epsilon.as_ref())?;
-        let loss = critic_loss(&estimate, penalty.as_ref())?;
-        let report = CriticReport::read(&estimate, &loss, penalty.as_ref())?;
-
-        drop((estimate, penalty)); // so that the backward pass frees what they hold as it goes
-        let gradients = self.critic_gradients(&report, loss, draws)?;
-        self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
-        lipschitz.constrain(self.critic.parameters())?;
-        self.critic_steps += 1;
+        let fake = generated(self.generator.model(), draws)?;
+        let (report, gradients) = self.critic_gradients(draws, &fake)?;
+        self.update_critic(gradients)?;
         Ok(report)
+    }
+
+    /// Lines 6 and 7: the update, and the clamp where weights are clipped.
+    fn update_critic(&mut self, gradients: GradStore) -> Result<()> {
+        self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
+        self.config.lipschitz.constrain(self.critic.parameters())?;
+        self.critic_steps += 1;
+        Ok(())
     }
 
     /// One update of the generator: lines 9 to 11 of Algorithm 1, given the latent points of line 9,
@@ -250,7 +246,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let loss = generator_loss(&score(&*critic, &fake)?)?;
 
         let value = loss.detach();
-        let gradients = self.generator_gradients(loss, &draws)?;
+        let gradients = self.finite_generator_gradients(loss, &draws)?;
         let report = GeneratorReport::read(value, &probe, latent.dim(0)?, self.step())?;
 
         self.generator_updates.step(
@@ -360,6 +356,14 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     pub fn into_networks(self) -> (Network<G>, Network<C>) {
         (self.generator, self.critic)
     }
+}
+
+/// The samples that a critic step compares with the real ones: constants in it.
+fn generated<G: Generator + ?Sized>(generator: &G, draws: &CriticDraws) -> Result<Tensor> {
+    draws.check()?;
+    let CriticDraws { latent, labels, .. } = draws;
+    let fake = generator.forward_traced(&Traced::frozen(latent), labels.as_ref(), true)?;
+    Ok(fake.detach())
 }
 
 impl<G, C> std::fmt::Debug for WganTrainer<G, C> {

@@ -106,15 +106,17 @@ impl Failure {
     }
 }
 
-/// The gradients of a loss, held to be finite like the loss itself: where a power overflows, they are so first.
+/// The gradients of a loss, held to be finite like the loss itself, which comes first: where a power overflows, they are so
+/// before it.
 pub(super) fn finite_gradients(
     name: &str,
-    loss: Traced,
+    loss: Tensor,
+    gradients: impl FnOnce() -> Result<GradStore>,
     parameters: &Parameters,
     step: u64,
 ) -> Result<GradStore, Failure> {
-    finite(name, number(loss.detach())?, step, RATE)?;
-    let gradients = loss.backward()?;
+    finite(name, number(loss)?, step, RATE)?;
+    let gradients = gradients()?;
     let mut not_finite = Vec::new();
     for (name, parameter) in parameters.trained() {
         let Some(gradient) = gradients.get(parameter) else {

@@ -110,6 +110,10 @@ macro_rules! impl_generator {
             ) -> Result<Tensor> {
                 Ok(self.run(&Traced::plain(latent), Some(labels), train)?.raw().clone())
             }
+
+            fn as_sync(&self) -> Option<&(dyn crate::generator::Generator + Sync)> {
+                Some(self)
+            }
         }
     };
 }
@@ -130,6 +134,10 @@ macro_rules! impl_critic {
 
             fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
                 self.run(samples, Some(labels))
+            }
+
+            fn as_sync(&self) -> Option<&(dyn crate::critic::Critic + Sync)> {
+                Some(self)
             }
         }
     };

@@ -77,7 +77,7 @@ impl<T: Real> Matrix<'_, T> {
         );
     }
 
-    /// Writes all panels of a width, `(panels, inner, width)`.
+    /// Writes all panels of a width, `(panels, inner, width)`; the last is as narrow as its columns allow.
     fn pack(&self, serial: bool, width: usize, out: &mut [T]) {
         /// Rows that one task packs.
         const ROWS: usize = 128;
@@ -86,13 +86,18 @@ impl<T: Real> Matrix<'_, T> {
         tasks(serial, self.columns.div_ceil(width) * pieces, |task| {
             let (panel, first) = (task / pieces, task % pieces * ROWS);
             let rows = first..inner.min(first + ROWS);
-            let start = panel * inner;
+            let (start, column) = (panel * inner * width, panel * width);
+            let width = width_at::<T>(column, self.columns);
             // SAFETY: each task has rows of its own.
-            let out =
-                unsafe { whole.slice((start + rows.start) * width..(start + rows.end) * width) };
-            self.pack_panel(rows, panel * width, width, out);
+            let out = unsafe { whole.slice(start + rows.start * width..start + rows.end * width) };
+            self.pack_panel(rows, column, width, out);
         });
     }
+}
+
+/// The width of the panel that begins with a column.
+fn width_at<T>(column: usize, columns: usize) -> usize {
+    panel_width::<T>(columns - column)
 }
 
 /// Copies a few vectors, which a call of `memcpy` would take longer for.
@@ -266,12 +271,14 @@ fn strips<T: Real>(
 
     let strip = |panel: usize, elements: &[T], strip: usize| {
         let tiles = strip * per_strip..all_tiles.min((strip + 1) * per_strip);
+        let columns = panel * width..columns.min((panel + 1) * width);
+        let width = panel_width::<T>(columns.len());
         make(Strip {
             left,
             rows: tiles.start * ROWS..rows.min(tiles.end * ROWS),
             tiles,
-            right: Panels::new(elements, inner, width),
-            columns: panel * width..columns.min((panel + 1) * width),
+            right: Panels::new(&elements[..inner * width], inner, width),
+            columns,
             width,
         });
     };
@@ -280,7 +287,7 @@ fn strips<T: Real>(
         with_scratch(panels * inner * width, |packed: &mut [T]| {
             right.pack(serial, width, packed);
             let make = |panel: usize, i: usize| {
-                strip(panel, &packed[panel * inner * width..][..inner * width], i);
+                strip(panel, &packed[panel * inner * width..], i);
             };
             if long {
                 tasks(serial, strips, |i| (0..panels).for_each(|panel| make(panel, i)));
@@ -291,7 +298,9 @@ fn strips<T: Real>(
     } else {
         tasks(serial, panels, |panel| {
             with_scratch(inner * width, |elements: &mut [T]| {
-                right.pack_panel(0..inner, panel * width, width, elements);
+                let first = panel * width;
+                let width = width_at::<T>(first, columns);
+                right.pack_panel(0..inner, first, width, &mut elements[..inner * width]);
                 (0..strips).for_each(|i| strip(panel, elements, i));
             });
         });

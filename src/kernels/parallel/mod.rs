@@ -78,6 +78,14 @@ pub(super) fn tasks(serial: bool, count: usize, work: impl Fn(usize) + Sync) {
     }
 }
 
+/// Calls two functions, beside each other where a thread is free for the second. Their loops are shared out as everywhere.
+pub(crate) fn beside<A, B: Send>(
+    work: impl FnOnce() -> A,
+    other: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    team::team().beside(rayon::current_num_threads().saturating_sub(1), work, other)
+}
+
 /// A slice whose parts are written by several tasks at once, where no slice of slices can tell them apart: blocks of a
 /// matrix, say.
 pub(super) struct Shared<'a, T> {

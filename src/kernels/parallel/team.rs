@@ -32,12 +32,14 @@ thread_local! {
     static AT_WORK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A loop that is being shared.
+/// A loop that is being shared, or a call that a helper may take over.
 #[derive(Clone, Copy)]
 struct Job {
     work: *const (dyn Fn(usize) + Sync),
     /// Shares that hold all of its pieces, the first that of the thread that brought it.
     shares: usize,
+    /// Whether what is parallel in its pieces may be shared as well.
+    opens_more: bool,
 }
 
 /// Pieces that are left of a share: the first in the upper half of the number, the one after the last in the lower.
@@ -64,8 +66,9 @@ impl Share {
     }
 }
 
-/// Helpers, and the job that they share with the thread that brought it.
-pub(super) struct Team {
+/// Where one job at a time is shared.
+#[repr(align(128))]
+struct Stage {
     /// Held by the thread whose job it is.
     turn: Mutex<()>,
     /// Goes up by one when a job opens and when it closes: odd while helpers may enter.
@@ -79,85 +82,26 @@ pub(super) struct Team {
     shares: Box<[Share]>,
     /// What a helper's piece panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    asleep: AtomicUsize,
-    bed: Mutex<()>,
-    bell: Condvar,
 }
 
 // SAFETY: `job` is the one part that is not `Sync`. It is written by the holder of `turn` while `state` is even and no helper is
 // inside, and read by helpers that are inside and have then seen `state` odd; `state` orders the two. The function behind
-// its pointer is `Sync`, and outlives the job: `Team::share` ends after the last helper has left.
-unsafe impl Sync for Team {}
+// its pointer is `Sync`, and outlives the job: who opened it goes on after the last helper has left.
+unsafe impl Sync for Stage {}
 // SAFETY: as above.
-unsafe impl Send for Team {}
+unsafe impl Send for Stage {}
 
-impl Team {
-    /// A team of so many helpers, for the rest of the process.
-    fn leak(helpers: usize) -> &'static Self {
-        let team: &Self = Box::leak(Box::new(Self {
+impl Stage {
+    fn new(threads: usize) -> Self {
+        Self {
             turn: Mutex::default(),
             state: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
-            job: UnsafeCell::new(Job { work: &|_| (), shares: 0 }),
+            job: UnsafeCell::new(Job { work: &|_| (), shares: 0, opens_more: false }),
             entered: AtomicUsize::new(0),
-            shares: (0..=helpers).map(|_| Share::default()).collect(),
+            shares: (0..threads).map(|_| Share::default()).collect(),
             panic: Mutex::default(),
-            asleep: AtomicUsize::new(0),
-            bed: Mutex::default(),
-            bell: Condvar::new(),
-        }));
-        for i in 1..=helpers {
-            let thread = std::thread::Builder::new().name(format!("wgan-kernels-{i}"));
-            // A system that grants no more threads gets the same results, later.
-            let _ = thread.spawn(move || team.help(i));
         }
-        team
-    }
-
-    /// Calls `work` with each number below `count`, on this thread and those of at most so many helpers.
-    ///
-    /// While another thread's job is shared, and inside a piece of one, all of it is done on this thread.
-    pub(super) fn share(&self, count: usize, helpers: usize, work: &(dyn Fn(usize) + Sync)) {
-        let turn = match self.turn.try_lock() {
-            _ if AT_WORK.get() || helpers == 0 || count < 2 || count > u32::MAX as usize => None,
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        let Some(turn) = turn else {
-            return (0..count).for_each(work);
-        };
-        let shares = self.shares.len().min(helpers + 1).min(count);
-        for (i, share) in self.shares[..shares].iter().enumerate() {
-            let end = |i: usize| (count as u64 * i as u64 / shares as u64) as usize;
-            share.fill(end(i)..end(i + 1));
-        }
-        let open = self.open(turn, Job { work: erase(work), shares });
-        AT_WORK.set(true);
-        self.pieces(0, shares, work);
-        drop(open);
-        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panic {
-            resume_unwind(panic);
-        }
-    }
-
-    fn open<'a>(&'a self, turn: MutexGuard<'a, ()>, job: Job) -> Open<'a> {
-        // SAFETY: this thread has the turn, and the job before was closed with nobody left inside; who comes inside now finds
-        // `state` even, and does not look.
-        unsafe { *self.job.get() = job };
-        *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.entered.store(0, SeqCst);
-        self.state.fetch_add(1, SeqCst);
-        // A helper says that it sleeps and then looks at `state` once more: it sees the job, or is seen here.
-        let sleepers = self.asleep.load(SeqCst);
-        if sleepers > 0 {
-            let _bed = self.bed.lock();
-            for _ in 0..sleepers.min(job.shares - 1) {
-                self.bell.notify_one();
-            }
-        }
-        Open { team: self, _turn: turn }
     }
 
     /// Does pieces while there are any: those of its own share, from the front, then those of the others, from the back.
@@ -170,75 +114,216 @@ impl Team {
         }
     }
 
+    /// Takes part in the job that was open in this state, if it still is.
+    fn enter(&self, state: usize, own: usize) {
+        self.inside.fetch_add(1, SeqCst);
+        // Once more: a job that closed before this helper came inside may be gone.
+        if self.state.load(SeqCst) == state {
+            // SAFETY: this helper is inside and the job open, so it stays until the helper has left.
+            let job = unsafe { *self.job.get() };
+            if self.entered.fetch_add(1, SeqCst) + 1 < job.shares {
+                // SAFETY: as above; the function lives as long as the job.
+                let work = unsafe { &*job.work };
+                let before = AT_WORK.replace(!job.opens_more);
+                let pieces = AssertUnwindSafe(|| self.pieces(own, job.shares, work));
+                let result = catch_unwind(pieces);
+                AT_WORK.set(before);
+                if let Err(panic) = result {
+                    *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+                }
+            }
+        }
+        self.inside.fetch_sub(1, SeqCst);
+    }
+
+    /// The state, where a job is open that is not the one in `done`.
+    fn news(&self, done: usize) -> Option<usize> {
+        Some(self.state.load(SeqCst)).filter(|&state| state % 2 == 1 && state != done)
+    }
+
+    fn rethrow(&self) {
+        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// Jobs that are shared at once: a call beside another, and a loop of each. Further ones are done by the threads that bring them.
+const STAGES: usize = 8;
+
+/// Helpers, and the jobs that they share with the threads that brought them.
+pub(super) struct Team {
+    stages: [Stage; STAGES],
+    asleep: AtomicUsize,
+    bed: Mutex<()>,
+    bell: Condvar,
+}
+
+impl Team {
+    /// A team of so many helpers, for the rest of the process.
+    fn leak(helpers: usize) -> &'static Self {
+        let team: &Self = Box::leak(Box::new(Self {
+            stages: std::array::from_fn(|_| Stage::new(helpers + 1)),
+            asleep: AtomicUsize::new(0),
+            bed: Mutex::default(),
+            bell: Condvar::new(),
+        }));
+        for i in 1..=helpers {
+            let thread = std::thread::Builder::new().name(format!("wgan-kernels-{i}"));
+            // A system that grants no more threads gets the same results, later.
+            let _ = thread.spawn(move || team.help(i));
+        }
+        team
+    }
+
+    /// A stage without a job, unless this thread is doing a piece of one.
+    fn free_stage(&self) -> Option<(&Stage, MutexGuard<'_, ()>)> {
+        if AT_WORK.get() {
+            return None;
+        }
+        self.stages.iter().find_map(|stage| match stage.turn.try_lock() {
+            Ok(turn) => Some((stage, turn)),
+            Err(TryLockError::Poisoned(turn)) => Some((stage, turn.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        })
+    }
+
+    /// Calls `work` with each number below `count`, on this thread and those of at most so many helpers.
+    ///
+    /// Inside a piece of another loop, and while all stages are taken, all of it is done on this thread.
+    pub(super) fn share(&self, count: usize, helpers: usize, work: &(dyn Fn(usize) + Sync)) {
+        let alone = helpers == 0 || count < 2 || count > u32::MAX as usize;
+        let Some((stage, turn)) = (!alone).then(|| self.free_stage()).flatten() else {
+            return (0..count).for_each(work);
+        };
+        let shares = stage.shares.len().min(helpers + 1).min(count);
+        for (i, share) in stage.shares[..shares].iter().enumerate() {
+            let end = |i: usize| (count as u64 * i as u64 / shares as u64) as usize;
+            share.fill(end(i)..end(i + 1));
+        }
+        let job = Job { work: erase(work), shares, opens_more: false };
+        let open = self.open(stage, turn, job);
+        AT_WORK.set(true);
+        stage.pieces(0, shares, work);
+        drop(open);
+        stage.rethrow();
+    }
+
+    /// Calls `work` on this thread, and `other` on one of the helpers' where one comes in time, or else after it. Loops of both
+    /// are shared.
+    pub(super) fn beside<A, B: Send>(
+        &self,
+        helpers: usize,
+        work: impl FnOnce() -> A,
+        other: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        let alone = helpers == 0 || self.stages[0].shares.len() < 2;
+        let Some((stage, turn)) = (!alone).then(|| self.free_stage()).flatten() else {
+            return (work(), other());
+        };
+        let (other, made) = (Mutex::new(Some(other)), Mutex::new(None));
+        let call = |_| {
+            let other = other.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let value = other.map(|other| other());
+            *made.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        };
+        stage.shares[0].fill(0..0);
+        stage.shares[1].fill(0..1);
+        let open = self.open(stage, turn, Job { work: erase(&call), shares: 2, opens_more: true });
+        let value = work();
+        stage.pieces(0, 2, &call);
+        drop(open);
+        stage.rethrow();
+        let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (value, made.expect("the piece was taken once, and a panic in it was passed on"))
+    }
+
+    fn open<'a>(&'a self, stage: &'a Stage, turn: MutexGuard<'a, ()>, job: Job) -> Open<'a> {
+        // SAFETY: this thread has the turn, and the job before was closed with nobody left inside; who comes inside now finds
+        // `state` even, and does not look.
+        unsafe { *stage.job.get() = job };
+        *stage.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        stage.entered.store(0, SeqCst);
+        stage.state.fetch_add(1, SeqCst);
+        // A helper says that it sleeps and then looks at `state` once more: it sees the job, or is seen here.
+        let sleepers = self.asleep.load(SeqCst);
+        if sleepers > 0 {
+            let _bed = self.bed.lock();
+            for _ in 0..sleepers.min(job.shares - 1) {
+                self.bell.notify_one();
+            }
+        }
+        Open { team: self, stage, opens_more: job.opens_more, _turn: turn }
+    }
+
     /// What a helper does all its life.
     fn help(&self, own: usize) {
-        AT_WORK.set(true);
-        let mut done = 0;
+        let mut done = [0; STAGES];
         loop {
-            let state = self.wait(done);
-            self.inside.fetch_add(1, SeqCst);
-            // Once more: a job that closed before this helper came inside may be gone.
-            if self.state.load(SeqCst) == state {
-                // SAFETY: this helper is inside and the job open, so it stays until the helper has left.
-                let job = unsafe { *self.job.get() };
-                if self.entered.fetch_add(1, SeqCst) + 1 < job.shares {
-                    // SAFETY: as above; the function lives as long as the job.
-                    let work = unsafe { &*job.work };
-                    let pieces = AssertUnwindSafe(|| self.pieces(own, job.shares, work));
-                    let result = catch_unwind(pieces);
-                    if let Err(panic) = result {
-                        *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
-                    }
-                }
-                done = state;
-            }
-            self.inside.fetch_sub(1, SeqCst);
+            let (stage, state) = self.wait(&done);
+            self.stages[stage].enter(state, own);
+            done[stage] = state;
         }
     }
 
-    /// Waits for a job other than the one that is done.
-    fn wait(&self, done: usize) -> usize {
-        let news =
-            || Some(self.state.load(SeqCst)).filter(|&state| state % 2 == 1 && state != done);
+    /// A job other than those that are done.
+    fn news(&self, done: &[usize; STAGES]) -> Option<(usize, usize)> {
+        let mut stages = self.stages.iter().zip(done).enumerate();
+        stages.find_map(|(i, (stage, &done))| Some((i, stage.news(done)?)))
+    }
+
+    /// Waits for a job other than those that are done.
+    fn wait(&self, done: &[usize; STAGES]) -> (usize, usize) {
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
             for _ in 0..32 {
-                if let Some(state) = news() {
-                    return state;
+                if let Some(news) = self.news(done) {
+                    return news;
                 }
                 std::hint::spin_loop();
             }
         }
         let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
         self.asleep.fetch_add(1, SeqCst);
-        let state = loop {
-            if let Some(state) = news() {
-                break state;
+        let news = loop {
+            if let Some(news) = self.news(done) {
+                break news;
             }
             bed = self.bell.wait(bed).unwrap_or_else(PoisonError::into_inner);
         };
         self.asleep.fetch_sub(1, SeqCst);
-        state
+        news
     }
 }
 
 /// A job that helpers may enter. Dropped, by the end of the work or by a panic in it, it closes and waits for them to leave.
 struct Open<'a> {
     team: &'a Team,
+    stage: &'a Stage,
+    opens_more: bool,
     _turn: MutexGuard<'a, ()>,
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         AT_WORK.set(false);
-        let team = self.team;
+        let Self { team, stage, .. } = *self;
         // Where this is a panic, helpers find nothing more to do.
         if std::thread::panicking() {
-            team.shares.iter().for_each(|share| share.fill(0..0));
+            stage.shares.iter().for_each(|share| share.fill(0..0));
         }
-        team.state.fetch_add(1, SeqCst);
+        stage.state.fetch_add(1, SeqCst);
+        let mut done = [0; STAGES];
         let mut looks = 0_u32;
-        while team.inside.load(SeqCst) > 0 {
+        while stage.inside.load(SeqCst) > 0 {
+            // A call takes long: this thread helps with its loops. To others than a helper the second share is as good as any.
+            if self.opens_more
+                && let Some((i, state)) = team.news(&done)
+            {
+                team.stages[i].enter(state, 1);
+                done[i] = state;
+            }
             looks += 1;
             if looks.is_multiple_of(1024) {
                 // A helper in the middle of a piece may have been put aside for another program.
@@ -287,6 +372,73 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// Calls beside each other, in each other, of several threads at once, with loops in them: also more than there are stages.
+    #[test]
+    fn calls_beside_each_other_are_each_made_once() {
+        fn sum(team: &Team, helpers: usize, depth: usize) -> usize {
+            if depth == 0 {
+                let total = AtomicUsize::new(0);
+                team.share(10, helpers, &|i| {
+                    total.fetch_add(i, SeqCst);
+                });
+                return total.into_inner();
+            }
+            let half = || sum(team, helpers, depth - 1);
+            let (a, b) = team.beside(helpers, half, half);
+            a + b
+        }
+        for team in [Team::leak(0), Team::leak(1), Team::leak(3)] {
+            std::thread::scope(|scope| {
+                for thread in 0..3 {
+                    scope.spawn(move || {
+                        for round in 0..300 {
+                            let depth = (round + thread) % 6;
+                            assert_eq!(sum(team, round % 3, depth), 45 << depth);
+                            if round % 100 == 0 {
+                                std::thread::sleep(3 * PATIENCE);
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    }
+
+    /// The caller goes on with its own work, and what it waits for is done elsewhere meanwhile.
+    #[test]
+    fn a_helper_takes_a_call_over() {
+        let team = Team::leak(1);
+        let here = std::thread::current().id();
+        // Until it has, however busy the machine.
+        loop {
+            let nap = || std::thread::sleep(Duration::from_millis(1));
+            let (_, there) = team.beside(1, nap, || std::thread::current().id());
+            if there != here {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_call_reaches_the_caller_and_the_team_goes_on() {
+        let team = Team::leak(2);
+        let fails = |fails: bool| {
+            move || {
+                assert!(!fails, "this call");
+                team.share(20, 2, &|_| ());
+                1
+            }
+        };
+        for _ in 0..50 {
+            for (work, other) in [(true, false), (false, true), (true, true)] {
+                let both = || team.beside(2, fails(work), fails(other));
+                let panic = catch_unwind(AssertUnwindSafe(both)).unwrap_err();
+                assert!(panic.downcast::<&str>().unwrap().contains("this call"));
+                assert_eq!(team.beside(2, fails(false), fails(false)), (1, 1));
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,118 @@
+//! The critic's loss and its gradients, term by term.
+//!
+//! The loss is a sum, and so are its gradients: each term is differentiated by itself. The terms share nothing but the critic's
+//! parameters, which neither changes, so two threads can make them, where threads that share the loops of one pass wait for
+//! each other at the end of each. A critic with buffers is the exception, since each of its passes moves them: there the
+//! estimate comes first.
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+
+use super::report::{CriticReport, number};
+use super::{WganTrainer, generated};
+use crate::critic::{Critic, given};
+use crate::draws::CriticDraws;
+use crate::error::Result;
+use crate::generator::Generator;
+use crate::kernels::parallel::beside;
+use crate::losses::{Batching, critic_loss, wasserstein_estimate};
+use crate::ops;
+use crate::parameters::Parameters;
+use crate::second_order::Traced;
+
+/// A term of the loss.
+struct Term {
+    value: Traced,
+    gradients: GradStore,
+}
+
+impl Term {
+    /// Of a value that is not finite there are no gradients: the step ends there.
+    fn new(value: Tensor, minimised: Traced) -> Result<Self> {
+        let finite = number(value.clone())?.is_finite();
+        let gradients = if finite { minimised.backward()? } else { GradStore::default() };
+        Ok(Self { value: Traced::untracked(&value), gradients })
+    }
+}
+
+impl<G: Generator, C: Critic> WganTrainer<G, C> {
+    /// The loss at these samples, and its gradients with respect to the critic's parameters: lines 5 and 6 of Algorithm 1.
+    pub(super) fn critic_gradients(
+        &self,
+        draws: &CriticDraws,
+        fake: &Tensor,
+    ) -> Result<(CriticReport, GradStore)> {
+        let CriticDraws { real, epsilon, labels, .. } = draws;
+        let (lipschitz, batching) = (self.config.lipschitz, self.batching);
+        let estimate = |critic: &dyn Critic| {
+            let estimate = wasserstein_estimate(critic, real, fake, batching)?;
+            let (value, minimised) = (estimate.detach(), estimate.neg()?);
+            drop(estimate); // so that the backward pass frees what it holds as it goes
+            Term::new(value, minimised)
+        };
+        let penalty = |critic: &dyn Critic| {
+            let penalty = lipschitz.penalty(critic, real, fake, epsilon.as_ref())?;
+            penalty.map(|penalty| Term::new(penalty.detach(), penalty)).transpose()
+        };
+        let labels = labels.as_ref();
+        let shared = self.critic.model().as_sync().filter(|_| {
+            lipschitz.penalises() && batching == Batching::Together && self.device.is_cpu()
+        });
+        let (penalty, estimate) = match shared {
+            Some(critic) => {
+                beside(|| penalty(&*given(critic, labels)), || estimate(&*given(critic, labels)))
+            }
+            None => {
+                let critic = given(self.critic.model(), labels);
+                let estimate = estimate(&*critic);
+                (penalty(&*critic), estimate)
+            }
+        };
+        let (estimate, penalty) = (estimate?, penalty?);
+
+        let of_penalty = penalty.as_ref().map(|penalty| &penalty.value);
+        let loss = critic_loss(&estimate.value, of_penalty)?;
+        let report = CriticReport::read(&estimate.value, &loss, of_penalty)?;
+        let gradients = || sum(self.critic.parameters(), estimate.gradients, penalty);
+        let gradients = self.finite_critic_gradients(&report, &loss, gradients, draws)?;
+        Ok((report, gradients))
+    }
+
+    /// The samples of a critic step, made beside its predecessor's gradients where that can be.
+    pub(super) fn critic_gradients_and_next(
+        &self,
+        draws: &CriticDraws,
+        fake: &Tensor,
+        next: Option<&CriticDraws>,
+    ) -> (Result<(CriticReport, GradStore)>, Option<Result<Tensor>>) {
+        let generator = self.generator.model().as_sync().filter(|_| self.device.is_cpu());
+        let gradients = || self.critic_gradients(draws, fake);
+        match (generator, next) {
+            (Some(generator), Some(next)) => {
+                let (gradients, made) = beside(gradients, || generated(generator, next));
+                (gradients, Some(made))
+            }
+            _ => (gradients(), None),
+        }
+    }
+}
+
+/// The gradients of the loss.
+fn sum(
+    parameters: &Parameters,
+    mut gradients: GradStore,
+    penalty: Option<Term>,
+) -> Result<GradStore> {
+    let Some(Term { gradients: mut of_penalty, .. }) = penalty else {
+        return Ok(gradients);
+    };
+    for (_, parameter) in parameters.trained() {
+        if let Some(mut gradient) = of_penalty.remove(parameter) {
+            if let Some(other) = gradients.remove(parameter) {
+                gradient = ops::add(&other, &gradient)?;
+            }
+            gradients.insert(parameter, gradient);
+        }
+    }
+    Ok(gradients)
+}
