@@ -1,13 +1,18 @@
 //! One seed gives one run, byte for byte: repeated, on any number of threads, in one piece or two.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
+
 use candle_core::{DType, Device, Tensor};
-use wgan::data::TensorDataset;
+use wgan::data::{Loader, TensorDataset};
 use wgan::history::{History, Record};
 use wgan::optimizers::{OptimizerConfig, ParameterGroup, UpdateConfig};
 use wgan::random::Stream;
 use wgan::schedules::RateSchedule;
 use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
-use wgan::{Ema, ModelBuilder, TrainConfig, WganTrainer};
+use wgan::{
+    Critic, CriticDraws, Ema, Generator, ModelBuilder, Result, Traced, TrainConfig, WganTrainer,
+};
 
 type Trainer = WganTrainer<MlpGenerator, MlpCritic>;
 
@@ -92,7 +97,7 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
     values.into_iter().map(f32::to_bits).collect()
 }
 
-fn outcome(trainer: &Trainer, history: &History) -> Outcome {
+fn outcome<G: Generator, C: Critic>(trainer: &WganTrainer<G, C>, history: &History) -> Outcome {
     let mut parameters = Vec::new();
     for network in
         [trainer.generator().parameters().tensors(), trainer.critic().parameters().tensors()]
@@ -133,6 +138,103 @@ fn a_run_is_the_same_on_any_number_of_threads() {
         for threads in [2, 5] {
             assert_eq!(one, run_on(threads, &config), "{threads} threads: {config:?}");
         }
+    }
+}
+
+/// A model that only one thread may use: the trainer makes one thing after the other.
+struct Alone<M>(M, PhantomData<Cell<()>>);
+
+impl<G: Generator> Generator for Alone<G> {
+    fn latent_dim(&self) -> usize {
+        self.0.latent_dim()
+    }
+
+    fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
+        self.0.forward(latent, train)
+    }
+
+    fn forward_traced(
+        &self,
+        latent: &Traced,
+        labels: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Traced> {
+        self.0.forward_traced(latent, labels, train)
+    }
+}
+
+impl<C: Critic> Critic for Alone<C> {
+    fn forward(&self, samples: &Traced) -> Result<Traced> {
+        self.0.forward(samples)
+    }
+}
+
+/// What is made beside each other is the same made one after the other: with batch normalisation in
+/// the generator, whose statistics each pass moves.
+#[test]
+fn a_run_is_the_same_where_models_stay_on_their_thread() {
+    for config in configs(13, 2) {
+        let build = ModelBuilder::new(config.seed);
+        let generator = build.generator(|vb| {
+            let config =
+                MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
+            Ok(Alone(MlpGenerator::new(config, vb)?, PhantomData))
+        });
+        let critic = build.critic(|vb| {
+            let config = MlpCriticConfig { hidden: vec![520, 260], ..Default::default() };
+            Ok(Alone(MlpCritic::new(config, vb)?, PhantomData))
+        });
+        let (generator, critic) = (generator.unwrap(), critic.unwrap());
+        let mut alone = WganTrainer::new(generator, critic, config.clone()).unwrap();
+        let history = alone.fit(&data()).unwrap();
+        let mut beside = trainer(&config);
+        let expected = beside.fit(&data()).unwrap();
+        assert_eq!(outcome(&alone, &history), outcome(&beside, &expected), "{config:?}");
+    }
+}
+
+/// What is made ahead of a step, on another thread, is what the step would have made: by hand, each step's draws by its number.
+#[test]
+fn fit_is_its_steps_one_by_one() {
+    for config in configs(14, 3) {
+        let config = TrainConfig { n_critic: 3, ..config };
+        let mut whole = trainer(&config);
+        let history = whole.fit(&data()).unwrap();
+
+        let mut by_hand = trainer(&config);
+        let data = data();
+        let mut batches = Loader::new(&data, config.batch_size, config.seed).unwrap();
+        let latent = |purpose: &str, index: u64| {
+            Stream::new(config.seed, purpose, index).normal(
+                (config.batch_size, 20),
+                DType::F32,
+                &Device::Cpu,
+            )
+        };
+        for step in 0..config.generator_steps {
+            let mut critic = None;
+            for index in 3 * step..3 * (step + 1) {
+                let epsilon = Stream::new(config.seed, "epsilon", index).uniform(
+                    0.0,
+                    1.0,
+                    config.batch_size,
+                    DType::F32,
+                    &Device::Cpu,
+                );
+                let draws = CriticDraws::new(
+                    batches.next_batch().unwrap(),
+                    latent("latent/critic", index).unwrap(),
+                    Some(epsilon.unwrap()),
+                );
+                critic = Some(by_hand.critic_step(&draws).unwrap());
+            }
+            let draws = latent("latent/generator", step).unwrap();
+            let generator = by_hand.generator_step(draws).unwrap();
+            let (critic, record) = (critic.unwrap(), &history[step as usize]);
+            assert_eq!(critic.loss, record.critic_loss, "{config:?}");
+            assert_eq!(generator.loss, record.generator_loss, "{config:?}");
+        }
+        assert_eq!(outcome(&by_hand, &history), outcome(&whole, &history), "{config:?}");
     }
 }
 

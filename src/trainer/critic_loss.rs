@@ -8,8 +8,8 @@
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
+use super::WganTrainer;
 use super::report::{CriticReport, number};
-use super::{WganTrainer, generated};
 use crate::critic::{Critic, given};
 use crate::draws::CriticDraws;
 use crate::error::Result;
@@ -76,24 +76,6 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let gradients = || sum(self.critic.parameters(), estimate.gradients, penalty);
         let gradients = self.finite_critic_gradients(&report, &loss, gradients, draws)?;
         Ok((report, gradients))
-    }
-
-    /// The samples of a critic step, made beside its predecessor's gradients where that can be.
-    pub(super) fn critic_gradients_and_next(
-        &self,
-        draws: &CriticDraws,
-        fake: &Tensor,
-        next: Option<&CriticDraws>,
-    ) -> (Result<(CriticReport, GradStore)>, Option<Result<Tensor>>) {
-        let generator = self.generator.model().as_sync().filter(|_| self.device.is_cpu());
-        let gradients = || self.critic_gradients(draws, fake);
-        match (generator, next) {
-            (Some(generator), Some(next)) => {
-                let (gradients, made) = beside(gradients, || generated(generator, next));
-                (gradients, Some(made))
-            }
-            _ => (gradients(), None),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The random draws of a step, made from the seed.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::WganTrainer;
 use crate::critic::Critic;
@@ -16,11 +16,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         &self,
         batches: &mut Loader<D>,
         index: u64,
-    ) -> Result<CriticDraws> {
+    ) -> Result<Drawn> {
         let batch_size = self.config.batch_size;
         let (real, labels) = batches.next_labelled_batch()?;
         let real = real.to_device(&self.device)?.to_dtype(self.dtype)?;
-        let latent = self.latent("latent/critic", index, batch_size)?;
         let epsilon = (self.config.lipschitz.interpolates())
             .then(|| {
                 Stream::new(self.config.seed, "epsilon", index).uniform(
@@ -32,11 +31,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                 )
             })
             .transpose()?;
-        let draws = CriticDraws::new(real, latent, epsilon);
-        Ok(match labels.filter(|_| self.classes.is_some()) {
-            Some(labels) => draws.with_labels(labels),
-            None => draws,
-        })
+        let labels = labels.filter(|_| self.classes.is_some());
+        let latent = self.latent_points("latent/critic", index, batch_size);
+        Ok(Drawn { real, epsilon, labels, latent })
     }
 
     /// The latent points of the next generator step, and classes, each as likely as the others.
@@ -52,8 +49,45 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     }
 
     /// Latent points from N(0, 1), `(count, latent)`.
-    pub(super) fn latent(&self, purpose: &str, index: u64, count: usize) -> Result<Tensor> {
-        let shape = (count, self.generator.model().latent_dim());
-        Stream::new(self.config.seed, purpose, index).normal(shape, self.dtype, &self.device)
+    pub(super) fn latent(&self, purpose: &'static str, index: u64, count: usize) -> Result<Tensor> {
+        self.latent_points(purpose, index, count).draw()
+    }
+
+    fn latent_points(&self, purpose: &'static str, index: u64, count: usize) -> LatentPoints {
+        LatentPoints {
+            stream: Stream::new(self.config.seed, purpose, index),
+            shape: (count, self.generator.model().latent_dim()),
+            dtype: self.dtype,
+            device: self.device.clone(),
+        }
+    }
+}
+
+/// Latent points that are yet to be drawn, on whichever thread.
+struct LatentPoints {
+    stream: Stream,
+    shape: (usize, usize),
+    dtype: DType,
+    device: Device,
+}
+
+impl LatentPoints {
+    fn draw(mut self) -> Result<Tensor> {
+        self.stream.normal(self.shape, self.dtype, &self.device)
+    }
+}
+
+/// The draws of a critic step, of which the latent points are yet to be made: most of the numbers.
+pub(super) struct Drawn {
+    real: Tensor,
+    epsilon: Option<Tensor>,
+    labels: Option<Tensor>,
+    latent: LatentPoints,
+}
+
+impl Drawn {
+    pub(super) fn complete(self) -> Result<CriticDraws> {
+        let draws = CriticDraws::new(self.real, self.latent.draw()?, self.epsilon);
+        Ok(CriticDraws { labels: self.labels, ..draws })
     }
 }

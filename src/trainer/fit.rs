@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use super::WganTrainer;
 use super::view::View;
-use super::{CriticReport, WganTrainer, generated};
 use crate::average::Average;
 use crate::critic::Critic;
 use crate::data::{Dataset, Loader};
@@ -85,31 +85,6 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             tracing::info!(step = self.generator_steps, "the run ended: {ended}");
         }
         Ok(self.history[first..].to_vec())
-    }
-
-    /// So many critic steps, and the report of the last. The generator rests meanwhile, so its samples for the next step are made
-    /// beside each.
-    fn critic_round<D: Dataset + ?Sized>(
-        &mut self,
-        batches: &mut Loader<&D>,
-        n_critic: usize,
-    ) -> Result<CriticReport> {
-        let mut report = CriticReport::default();
-        let mut draws = self.draw_critic(batches, self.critic_steps)?;
-        let mut fake = generated(self.generator.model(), &draws)?;
-        for left in (0..n_critic).rev() {
-            let next = (left > 0).then(|| self.draw_critic(batches, self.critic_steps + 1));
-            let next = next.transpose()?;
-            let (step, made) = self.critic_gradients_and_next(&draws, &fake, next.as_ref());
-            let gradients;
-            (report, gradients) = step?;
-            self.update_critic(gradients)?;
-            if let Some(next) = next {
-                fake = made.unwrap_or_else(|| generated(self.generator.model(), &next))?;
-                draws = next;
-            }
-        }
-        Ok(report)
     }
 
     /// Lets every observer refuse before the first of them replaces a file.

@@ -9,6 +9,7 @@ mod gradient_probe;
 mod locate;
 mod report;
 mod resume;
+mod round;
 mod view;
 
 pub use critic_alone::CriticTrainer;
