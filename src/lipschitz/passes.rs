@@ -16,7 +16,14 @@ use crate::zoo::{
 
 /// Convolutions and matrix products of the forward pass over real and generated samples, of the penalty, and of the
 /// backward pass to the critic's parameters: the table in the docs of [`crate::second_order`].
-fn passes<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 3]> {
+///
+/// On one thread, which is where they are counted.
+fn passes<C: Critic + Sync>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 3]> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
+    pool.install(|| passes_here(critic, shape))
+}
+
+fn passes_here<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 3]> {
     let draw = |name: &str| {
         let shape = [&[4], shape].concat();
         Stream::new(0, name, 0).normal(shape, DType::F32, &Device::Cpu)
