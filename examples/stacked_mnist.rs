@@ -248,6 +248,10 @@ impl Generator for Packed {
         let images = self.generator.forward_traced(&latent, labels, train)?;
         images.reshape(((), self.pack * DIGITS, SIDE, SIDE))
     }
+
+    fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
+        Some(self)
+    }
 }
 
 /// The images of packs.

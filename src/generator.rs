@@ -77,10 +77,26 @@ pub trait Generator {
         Err(Error::config("the generator's batch of labels", "present", "none: it has no classes"))
     }
 
-    /// The generator for another thread: `Some(self)` in a type that is `Sync`, as those of the [`zoo`](crate::zoo) are.
+    /// The generator for another thread, on which a trainer then makes the samples for the next critic step while the critic learns
+    /// from these. The results are the same; the default, `None`, is slower where there is more than one core.
     ///
-    /// Then a trainer makes the samples for the next critic step while the critic learns from these. The results are the same;
-    /// the default, `None`, is slower where there is more than one core.
+    /// Say `Some(self)`, and never anything else, in a type that is `Sync` and whose forward pass depends on its parameters,
+    /// its input and nothing else: not on the thread, nor on what the critic's pass changes (shared parameters, a shared
+    /// generator of random numbers, candle's own on the CPU). It may move buffers of its own, as batch normalisation does.
+    ///
+    /// ```
+    /// # use candle_core::Tensor;
+    /// # use wgan::{Generator, Result};
+    /// # struct Identity;
+    /// impl Generator for Identity {
+    ///     // ...
+    /// #   fn latent_dim(&self) -> usize { 1 }
+    /// #   fn forward(&self, latent: &Tensor, _train: bool) -> Result<Tensor> { Ok(latent.clone()) }
+    ///     fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
+    ///         Some(self)
+    ///     }
+    /// }
+    /// ```
     fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
         None
     }

@@ -174,23 +174,50 @@ impl<C: Critic> Critic for Alone<C> {
 #[test]
 fn a_run_is_the_same_where_models_stay_on_their_thread() {
     for config in configs(13, 2) {
-        let build = ModelBuilder::new(config.seed);
-        let generator = build.generator(|vb| {
-            let config =
-                MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
-            Ok(Alone(MlpGenerator::new(config, vb)?, PhantomData))
-        });
-        let critic = build.critic(|vb| {
-            let config = MlpCriticConfig { hidden: vec![520, 260], ..Default::default() };
-            Ok(Alone(MlpCritic::new(config, vb)?, PhantomData))
-        });
-        let (generator, critic) = (generator.unwrap(), critic.unwrap());
-        let mut alone = WganTrainer::new(generator, critic, config.clone()).unwrap();
+        let mut alone = alone(&config);
         let history = alone.fit(&data()).unwrap();
         let mut beside = trainer(&config);
         let expected = beside.fit(&data()).unwrap();
         assert_eq!(outcome(&alone, &history), outcome(&beside, &expected), "{config:?}");
     }
+}
+
+/// A step that fails while the next samples are made leaves the same behind, and looks for the reason when they are done.
+#[test]
+fn a_failure_is_the_same_where_models_stay_on_their_thread() {
+    // What is clipped does not overflow.
+    for config in configs(15, 2).into_iter().filter(|config| config.lipschitz.penalises()) {
+        let critic_optimizer = OptimizerConfig::sgd(1e25, 0.0);
+        let updates = UpdateConfig::default();
+        let config =
+            TrainConfig { n_critic: 3, critic_optimizer, critic_updates: updates, ..config };
+        let data = data();
+        let (mut alone, mut beside) = (alone(&config), trainer(&config));
+        let errors = [alone.fit(&data).unwrap_err(), beside.fit(&data).unwrap_err()];
+        let [one, other] = errors.map(|error| error.to_string());
+        assert!(
+            one.contains("is inf") || one.contains("is NaN") || one.contains("is -inf"),
+            "{one}"
+        );
+        assert_eq!(one, other);
+        let none = History::new();
+        assert_eq!(outcome(&alone, &none), outcome(&beside, &none), "{config:?}");
+    }
+}
+
+/// The models of [`trainer`], each for one thread.
+fn alone(config: &TrainConfig) -> WganTrainer<Alone<MlpGenerator>, Alone<MlpCritic>> {
+    let build = ModelBuilder::new(config.seed);
+    let generator = build.generator(|vb| {
+        let config =
+            MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
+        Ok(Alone(MlpGenerator::new(config, vb)?, PhantomData))
+    });
+    let critic = build.critic(|vb| {
+        let config = MlpCriticConfig { hidden: vec![520, 260], ..Default::default() };
+        Ok(Alone(MlpCritic::new(config, vb)?, PhantomData))
+    });
+    WganTrainer::new(generator.unwrap(), critic.unwrap(), config.clone()).unwrap()
 }
 
 /// What is made ahead of a step, on another thread, is what the step would have made: by hand, each step's draws by its number.

@@ -77,11 +77,13 @@ pub trait Critic {
         Err(Error::config("the critic's batch of labels", "present", "none: it has no classes"))
     }
 
-    /// The critic for several threads at once: `Some(self)` in a type that is `Sync` and whose forward pass changes nothing but
-    /// buffers among its parameters, as those of the [`zoo`](crate::zoo) are.
+    /// The critic for two threads at once, on which a trainer then differentiates the penalty and the rest of the loss. The results
+    /// are the same; the default, `None`, is slower where there is more than one core.
     ///
-    /// Then a trainer differentiates the penalty while it differentiates the rest of the loss. The results are the same; the
-    /// default, `None`, is slower where there is more than one core.
+    /// Say `Some(self)`, and never anything else, in a type that is `Sync` and whose forward pass depends on its parameters,
+    /// its input and nothing else, and changes nothing but its buffers, as [`Generator::as_sync`](crate::Generator::as_sync) has
+    /// it. A critic with buffers (spectral or batch normalisation) gains nothing, since each pass moves them: its passes stay one
+    /// after the other.
     fn as_sync(&self) -> Option<&(dyn Critic + Sync)> {
         None
     }

@@ -203,8 +203,9 @@ fn shares(gradient: &Traced, pull_backs: &[&PullBack]) -> Result<Vec<Traced>> {
     match pull_backs {
         [first, others @ ..] if !others.is_empty() && !gradient.is_recorded() && long() => {
             let (first, others) = beside(|| first(gradient), || each(others));
-            let mut shares: Vec<Traced> = others?;
-            shares.insert(0, first?);
+            let mut shares = vec![first?];
+            let others: Vec<_> = others?;
+            shares.extend(others);
             Ok(shares)
         }
         _ => each(pull_backs),

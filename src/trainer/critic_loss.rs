@@ -1,7 +1,7 @@
 //! The critic's loss and its gradients, term by term.
 //!
-//! The loss is a sum, and so are its gradients: each term is differentiated by itself. The terms share nothing but the critic's
-//! parameters, which neither changes, so two threads can make them, where threads that share the loops of one pass wait for
+//! The loss is a sum, and so are its gradients: each term is differentiated by itself. The terms share nothing but samples and the
+//! critic's parameters, which neither changes, so two threads can make them, where threads that share the loops of one pass wait for
 //! each other at the end of each. A critic with buffers is the exception, since each of its passes moves them: there the
 //! estimate comes first.
 
@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use super::WganTrainer;
-use super::report::{CriticReport, number};
+use super::report::{CriticReport, Failure, number};
 use crate::critic::{Critic, given};
 use crate::draws::CriticDraws;
 use crate::error::Result;
@@ -37,11 +37,13 @@ impl Term {
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// The loss at these samples, and its gradients with respect to the critic's parameters: lines 5 and 6 of Algorithm 1.
+    ///
+    /// Where a failure arose is not looked for yet: the generator may be at work beside this.
     pub(super) fn critic_gradients(
         &self,
         draws: &CriticDraws,
         fake: &Tensor,
-    ) -> Result<(CriticReport, GradStore)> {
+    ) -> Result<(CriticReport, GradStore), Failure> {
         let CriticDraws { real, epsilon, labels, .. } = draws;
         let (lipschitz, batching) = (self.config.lipschitz, self.batching);
         let estimate = |critic: &dyn Critic| {
@@ -64,8 +66,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             }
             None => {
                 let critic = given(self.critic.model(), labels);
-                let estimate = estimate(&*critic);
-                (penalty(&*critic), estimate)
+                let estimate = estimate(&*critic)?;
+                (penalty(&*critic), Ok(estimate))
             }
         };
         let (estimate, penalty) = (estimate?, penalty?);
@@ -74,7 +76,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let loss = critic_loss(&estimate.value, of_penalty)?;
         let report = CriticReport::read(&estimate.value, &loss, of_penalty)?;
         let gradients = || sum(self.critic.parameters(), estimate.gradients, penalty);
-        let gradients = self.finite_critic_gradients(&report, &loss, gradients, draws)?;
+        let gradients = self.finite_critic_gradients(&report, &loss, gradients)?;
         Ok((report, gradients))
     }
 }

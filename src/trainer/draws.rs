@@ -49,11 +49,11 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     }
 
     /// Latent points from N(0, 1), `(count, latent)`.
-    pub(super) fn latent(&self, purpose: &'static str, index: u64, count: usize) -> Result<Tensor> {
+    pub(super) fn latent(&self, purpose: &str, index: u64, count: usize) -> Result<Tensor> {
         self.latent_points(purpose, index, count).draw()
     }
 
-    fn latent_points(&self, purpose: &'static str, index: u64, count: usize) -> LatentPoints {
+    fn latent_points(&self, purpose: &str, index: u64, count: usize) -> LatentPoints {
         LatentPoints {
             stream: Stream::new(self.config.seed, purpose, index),
             shape: (count, self.generator.model().latent_dim()),

@@ -20,21 +20,17 @@ use crate::parameters::{Parameters, layer_of};
 use crate::second_order::Traced;
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    /// The critic's gradients, held to be finite like the terms of the loss.
+    /// The critic's gradients, held to be finite like the terms of the loss. Where the failure arose is to be
+    /// [looked for](Self::located_in_critic_step) once nobody else uses the models.
     pub(super) fn finite_critic_gradients(
         &self,
         report: &CriticReport,
         loss: &Traced,
         gradients: impl FnOnce() -> Result<GradStore>,
-        draws: &CriticDraws,
-    ) -> Result<GradStore> {
+    ) -> Result<GradStore, Failure> {
         let parameters = self.critic.parameters();
-        (report.check(self.step(), &self.config).map_err(Failure::from))
-            .and_then(|()| {
-                let loss = loss.detach();
-                finite_gradients("the critic loss", loss, gradients, parameters, self.step())
-            })
-            .map_err(|failure| self.located_in_critic_step(failure, draws))
+        report.check(self.step(), &self.config)?;
+        finite_gradients("the critic loss", loss.detach(), gradients, parameters, self.step())
     }
 
     /// The generator's gradients, held to be finite like the loss.
@@ -49,7 +45,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             .map_err(|failure| self.located_in_generator_step(failure, draws))
     }
 
-    fn located_in_critic_step(&self, failure: Failure, draws: &CriticDraws) -> Error {
+    pub(super) fn located_in_critic_step(&self, failure: Failure, draws: &CriticDraws) -> Error {
         let CriticDraws { real, latent, labels, .. } = draws;
         let labels = labels.as_ref();
         failure.located(|gradients| {

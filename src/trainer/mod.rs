@@ -217,12 +217,13 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// finite; those of the models and the optimiser.
     pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
         let fake = generated(self.generator.model(), draws)?;
-        let (report, gradients) = self.critic_gradients(draws, &fake)?;
+        let (report, gradients) = (self.critic_gradients(draws, &fake))
+            .map_err(|failure| self.located_in_critic_step(failure, draws))?;
         self.update_critic(gradients)?;
         Ok(report)
     }
 
-    /// Lines 6 and 7: the update, and the clamp where weights are clipped.
+    /// Lines 6 and 7 of Algorithm 1: the update, and the clamp where weights are clipped.
     fn update_critic(&mut self, gradients: GradStore) -> Result<()> {
         self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
         self.config.lipschitz.constrain(self.critic.parameters())?;

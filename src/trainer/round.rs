@@ -18,8 +18,8 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new<G: Generator + ?Sized>(generator: &G, drawn: Drawn) -> Result<Self> {
-        let draws = drawn.complete()?;
+    fn new<G: Generator + ?Sized>(generator: &G, drawn: Result<Drawn>) -> Result<Self> {
+        let draws = drawn?.complete()?;
         let fake = generated(generator, &draws)?;
         Ok(Self { draws, fake })
     }
@@ -35,13 +35,13 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         n_critic: usize,
     ) -> Result<CriticReport> {
         let mut report = CriticReport::default();
-        let first = self.draw_critic(batches, self.critic_steps)?;
+        let first = self.draw_critic(batches, self.critic_steps);
         let mut prepared = Some(Prepared::new(self.generator.model(), first)?);
         let mut left = n_critic;
         while let Some(Prepared { draws, fake }) = prepared {
             left = left.saturating_sub(1);
+            // What fails in it belongs to the next step.
             let next = (left > 0).then(|| self.draw_critic(batches, self.critic_steps + 1));
-            let next = next.transpose()?;
             let learn = || self.critic_gradients(&draws, &fake);
             let (found, next) =
                 match self.generator.model().as_sync().filter(|_| self.device.is_cpu()) {
@@ -54,7 +54,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                     }
                 };
             let gradients;
-            (report, gradients) = found?;
+            (report, gradients) =
+                found.map_err(|failure| self.located_in_critic_step(failure, &draws))?;
             self.update_critic(gradients)?;
             prepared = next.transpose()?;
         }

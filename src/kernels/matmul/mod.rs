@@ -361,6 +361,17 @@ pub(crate) mod tests {
         }
     }
 
+    /// Of full panels and one that is narrower, shared out, of each packed by one task and of packed ones.
+    #[test]
+    fn wide_products_equal_the_definition() {
+        for (m, n) in [(64, 784), (64, 560), (300, 784)] {
+            for t in [(false, false), (true, false), (false, true), (true, true)] {
+                check::<f32>(m, 80, n, t, 1e-6);
+                check::<f64>(m, 80, n, t, 1e-14);
+            }
+        }
+    }
+
     #[test]
     fn bytes_do_not_depend_on_the_number_of_threads() {
         for (m, k, n) in [(128, 784, 512), (512, 128, 784), (64, 1024, 784), (7, 3000, 5)] {

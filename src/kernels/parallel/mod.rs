@@ -74,7 +74,7 @@ pub(super) fn tasks(serial: bool, count: usize, work: impl Fn(usize) + Sync) {
     if serial || count <= 1 {
         (0..count).for_each(work);
     } else {
-        team::team().share(count, rayon::current_num_threads().saturating_sub(1), &work);
+        team::team().share(count, team::helpers(), &work);
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn beside<A, B: Send>(
     work: impl FnOnce() -> A,
     other: impl FnOnce() -> B + Send,
 ) -> (A, B) {
-    team::team().beside(rayon::current_num_threads().saturating_sub(1), work, other)
+    team::team().beside(team::helpers(), work, other)
 }
 
 /// A slice whose parts are written by several tasks at once, where no slice of slices can tell them apart: blocks of a

@@ -28,8 +28,17 @@ pub(super) fn team() -> &'static Team {
 }
 
 thread_local! {
-    /// Whether this thread is doing a piece of a job: what is parallel in that stays on it.
+    /// Whether this thread is doing a piece of a loop: what is parallel in that stays on it.
     static AT_WORK: Cell<bool> = const { Cell::new(false) };
+
+    /// How many helpers may take part in what this thread shares, while it does a call for another.
+    static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// How many helpers may take part in what this thread shares: one less than the threads of the rayon pool that it is in, or that
+/// the thread is in whose call it does.
+pub(super) fn helpers() -> usize {
+    LIMIT.get().unwrap_or_else(|| rayon::current_num_threads().saturating_sub(1))
 }
 
 /// A loop that is being shared, or a call that a helper may take over.
@@ -38,8 +47,8 @@ struct Job {
     work: *const (dyn Fn(usize) + Sync),
     /// Shares that hold all of its pieces, the first that of the thread that brought it.
     shares: usize,
-    /// Whether what is parallel in its pieces may be shared as well.
-    opens_more: bool,
+    /// Of a call: how many helpers may take part in what is parallel in it.
+    call: Option<usize>,
 }
 
 /// Pieces that are left of a share: the first in the upper half of the number, the one after the last in the lower.
@@ -73,7 +82,7 @@ struct Stage {
     turn: Mutex<()>,
     /// Goes up by one when a job opens and when it closes: odd while helpers may enter.
     state: AtomicUsize,
-    /// Helpers that may be looking at `job`.
+    /// Helpers, or threads that wait for one, that may be looking at `job`.
     inside: AtomicUsize,
     job: UnsafeCell<Job>,
     /// Helpers that came to this job, whether or not they were needed.
@@ -97,7 +106,7 @@ impl Stage {
             turn: Mutex::default(),
             state: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
-            job: UnsafeCell::new(Job { work: &|_| (), shares: 0, opens_more: false }),
+            job: UnsafeCell::new(Job { work: &|_| (), shares: 0, call: None }),
             entered: AtomicUsize::new(0),
             shares: (0..threads).map(|_| Share::default()).collect(),
             panic: Mutex::default(),
@@ -114,20 +123,22 @@ impl Stage {
         }
     }
 
-    /// Takes part in the job that was open in this state, if it still is.
-    fn enter(&self, state: usize, own: usize) {
+    /// Takes part in the job that was open in this state, if it still is; in a call only where `calls` says so.
+    fn enter(&self, state: usize, own: usize, calls: bool) {
         self.inside.fetch_add(1, SeqCst);
         // Once more: a job that closed before this helper came inside may be gone.
         if self.state.load(SeqCst) == state {
             // SAFETY: this helper is inside and the job open, so it stays until the helper has left.
             let job = unsafe { *self.job.get() };
-            if self.entered.fetch_add(1, SeqCst) + 1 < job.shares {
+            let wanted = calls || job.call.is_none();
+            if wanted && self.entered.fetch_add(1, SeqCst) + 1 < job.shares {
                 // SAFETY: as above; the function lives as long as the job.
                 let work = unsafe { &*job.work };
-                let before = AT_WORK.replace(!job.opens_more);
+                let before = (AT_WORK.replace(job.call.is_none()), LIMIT.replace(job.call));
                 let pieces = AssertUnwindSafe(|| self.pieces(own, job.shares, work));
                 let result = catch_unwind(pieces);
-                AT_WORK.set(before);
+                AT_WORK.set(before.0);
+                LIMIT.set(before.1);
                 if let Err(panic) = result {
                     *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                 }
@@ -139,13 +150,6 @@ impl Stage {
     /// The state, where a job is open that is not the one in `done`.
     fn news(&self, done: usize) -> Option<usize> {
         Some(self.state.load(SeqCst)).filter(|&state| state % 2 == 1 && state != done)
-    }
-
-    fn rethrow(&self) {
-        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panic {
-            resume_unwind(panic);
-        }
     }
 }
 
@@ -170,7 +174,9 @@ impl Team {
             bell: Condvar::new(),
         }));
         for i in 1..=helpers {
-            let thread = std::thread::Builder::new().name(format!("wgan-kernels-{i}"));
+            // Calls are a model's passes, which may be deep.
+            let thread = std::thread::Builder::new().stack_size(16 << 20);
+            let thread = thread.name(format!("wgan-kernels-{i}"));
             // A system that grants no more threads gets the same results, later.
             let _ = thread.spawn(move || team.help(i));
         }
@@ -202,16 +208,14 @@ impl Team {
             let end = |i: usize| (count as u64 * i as u64 / shares as u64) as usize;
             share.fill(end(i)..end(i + 1));
         }
-        let job = Job { work: erase(work), shares, opens_more: false };
-        let open = self.open(stage, turn, job);
+        let open = self.open(stage, turn, Job { work: erase(work), shares, call: None });
         AT_WORK.set(true);
         stage.pieces(0, shares, work);
-        drop(open);
-        stage.rethrow();
+        open.close();
     }
 
-    /// Calls `work` on this thread, and `other` on one of the helpers' where one comes in time, or else after it. Loops of both
-    /// are shared.
+    /// Calls `work` on this thread, and `other` on one of the helpers' where one comes in time, or else on this one after it. Loops
+    /// of both are shared.
     pub(super) fn beside<A, B: Send>(
         &self,
         helpers: usize,
@@ -230,11 +234,11 @@ impl Team {
         };
         stage.shares[0].fill(0..0);
         stage.shares[1].fill(0..1);
-        let open = self.open(stage, turn, Job { work: erase(&call), shares: 2, opens_more: true });
+        let job = Job { work: erase(&call), shares: 2, call: Some(helpers) };
+        let open = self.open(stage, turn, job);
         let value = work();
         stage.pieces(0, 2, &call);
-        drop(open);
-        stage.rethrow();
+        open.close();
         let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
         (value, made.expect("the piece was taken once, and a panic in it was passed on"))
     }
@@ -254,7 +258,7 @@ impl Team {
                 self.bell.notify_one();
             }
         }
-        Open { team: self, stage, opens_more: job.opens_more, _turn: turn }
+        Open { team: self, stage, call: job.call.is_some(), _turn: turn }
     }
 
     /// What a helper does all its life.
@@ -262,7 +266,7 @@ impl Team {
         let mut done = [0; STAGES];
         loop {
             let (stage, state) = self.wait(&done);
-            self.stages[stage].enter(state, own);
+            self.stages[stage].enter(state, own, true);
             done[stage] = state;
         }
     }
@@ -301,37 +305,63 @@ impl Team {
 struct Open<'a> {
     team: &'a Team,
     stage: &'a Stage,
-    opens_more: bool,
+    call: bool,
     _turn: MutexGuard<'a, ()>,
 }
 
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
+impl Open<'_> {
+    /// Ends the job, and goes on with a panic that a helper met in it.
+    fn close(self) {
+        self.end();
+        // While no other job can have the stage.
+        let panic = self.stage.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Lets nobody in any more, and waits for those inside to leave.
+    fn end(&self) {
         AT_WORK.set(false);
         let Self { team, stage, .. } = *self;
+        // An even number: it has ended.
+        if stage.state.load(SeqCst).is_multiple_of(2) {
+            return;
+        }
         // Where this is a panic, helpers find nothing more to do.
-        if std::thread::panicking() {
+        let panicking = std::thread::panicking();
+        if panicking {
             stage.shares.iter().for_each(|share| share.fill(0..0));
         }
         stage.state.fetch_add(1, SeqCst);
         let mut done = [0; STAGES];
         let mut looks = 0_u32;
         while stage.inside.load(SeqCst) > 0 {
-            // A call takes long: this thread helps with its loops. To others than a helper the second share is as good as any.
-            if self.opens_more
+            // A call takes long: this thread helps with loops meanwhile, but begins no other call, which may take longer. To one
+            // that is no helper the second share is as good as any.
+            if self.call
+                && !panicking
                 && let Some((i, state)) = team.news(&done)
             {
-                team.stages[i].enter(state, 1);
+                team.stages[i].enter(state, 1, false);
                 done[i] = state;
             }
             looks += 1;
-            if looks.is_multiple_of(1024) {
-                // A helper in the middle of a piece may have been put aside for another program.
-                std::thread::yield_now();
-            } else {
+            if !looks.is_multiple_of(1024) {
                 std::hint::spin_loop();
+            } else if !self.call || rayon::yield_now().is_none() {
+                // A helper in the middle of a piece may have been put aside for another program. In a call it may wait for the
+                // rayon pool that this thread belongs to, which has just been given a chance to go on.
+                std::thread::yield_now();
             }
         }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
