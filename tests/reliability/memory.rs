@@ -9,6 +9,8 @@ use super::tiny;
 const STEPS: u64 = 20_000;
 /// By then every buffer has been used once.
 const WARM: u64 = 4_000;
+/// The allocator keeps what writing so many records took from then on: a megabyte or two, one time.
+const LATE: u64 = 18_000;
 
 /// A process of its own: other tests' memory would count.
 #[test]
@@ -38,7 +40,7 @@ fn resident() -> u64 {
 }
 
 /// The records alone take about a megabyte, twice that when their vector grows, and three copies of it while a
-/// checkpoint is written. A step that kept half a kilobyte would add eight.
+/// checkpoint is written: four in all. A step that kept a tenth of a kilobyte would add more than one.
 #[test]
 fn memory_is_flat_over_20000_steps() {
     let folder = tempfile::tempdir().unwrap();
@@ -53,6 +55,6 @@ fn memory_is_flat_over_20000_steps() {
         .collect();
     assert_eq!(figures.last().map(|figure| figure.0), Some(STEPS), "{text}");
     let warm = figures.iter().find(|(step, _)| *step == WARM).unwrap().1;
-    let most = figures.iter().map(|figure| figure.1).max().unwrap();
-    assert!(most - warm < 6 << 20, "{figures:?}");
+    let most = figures.iter().filter(|(step, _)| *step <= LATE).map(|figure| figure.1).max();
+    assert!(most.unwrap() - warm < 5 << 20, "{figures:?}");
 }
