@@ -16,18 +16,26 @@ use wgan::{
 
 type Trainer = WganTrainer<MlpGenerator, MlpCritic>;
 
-/// Wide enough for every kernel to share its work between threads.
-fn trainer(config: &TrainConfig) -> Trainer {
+/// Wide enough for every kernel to share its work between threads; each model as `wrap` has it.
+fn trainer_of<G: Generator, C: Critic>(
+    config: &TrainConfig,
+    wrap: (fn(MlpGenerator) -> G, fn(MlpCritic) -> C),
+) -> WganTrainer<G, C> {
     let build = ModelBuilder::new(config.seed);
     let generator = build.generator(|vb| {
         let config =
             MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
-        MlpGenerator::new(config, vb)
+        MlpGenerator::new(config, vb).map(wrap.0)
     });
     let critic = build.critic(|vb| {
-        MlpCritic::new(MlpCriticConfig { hidden: vec![520, 260], ..Default::default() }, vb)
+        let config = MlpCriticConfig { hidden: vec![520, 260], ..Default::default() };
+        MlpCritic::new(config, vb).map(wrap.1)
     });
     WganTrainer::new(generator.unwrap(), critic.unwrap(), config.clone()).unwrap()
+}
+
+fn trainer(config: &TrainConfig) -> Trainer {
+    trainer_of(config, (|generator| generator, |critic| critic))
 }
 
 fn data() -> TensorDataset {
@@ -205,19 +213,8 @@ fn a_failure_is_the_same_where_models_stay_on_their_thread() {
     }
 }
 
-/// The models of [`trainer`], each for one thread.
 fn alone(config: &TrainConfig) -> WganTrainer<Alone<MlpGenerator>, Alone<MlpCritic>> {
-    let build = ModelBuilder::new(config.seed);
-    let generator = build.generator(|vb| {
-        let config =
-            MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
-        Ok(Alone(MlpGenerator::new(config, vb)?, PhantomData))
-    });
-    let critic = build.critic(|vb| {
-        let config = MlpCriticConfig { hidden: vec![520, 260], ..Default::default() };
-        Ok(Alone(MlpCritic::new(config, vb)?, PhantomData))
-    });
-    WganTrainer::new(generator.unwrap(), critic.unwrap(), config.clone()).unwrap()
+    trainer_of(config, (|model| Alone(model, PhantomData), |model| Alone(model, PhantomData)))
 }
 
 /// What is made ahead of a step, on another thread, is what the step would have made: by hand, each step's draws by its number.

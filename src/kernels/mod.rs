@@ -13,12 +13,14 @@ pub(crate) mod elementwise;
 pub(crate) mod finite;
 pub(crate) mod matmul;
 pub(crate) mod memory;
-pub(crate) mod parallel;
+mod parallel;
 pub(crate) mod pool;
 pub(crate) mod rows;
 mod scratch;
 pub(crate) mod transpose;
 pub(crate) mod update;
+
+pub(crate) use parallel::beside;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, WithDType};

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use super::Traced;
 use crate::error::Result;
-use crate::kernels::parallel::beside;
+use crate::kernels::beside;
 
 /// A gradient pulled back through one operation: the gradient of its result to the gradient of one operand.
 ///
@@ -128,7 +128,7 @@ impl Way {
 /// Pulls the gradient of `from` back to everything on the way.
 ///
 /// `at` is given each node with its whole gradient, and says what is pulled back further from there, if anything. The first
-/// share of a gradient that arrives is taken as it is, others are added. A node that nobody else holds is taken apart as it is
+/// share of a gradient that arrives is taken as it is, others are added. A node that nobody else holds is dropped as it is
 /// passed, so that what its pull-backs hold is free before the next ones allocate.
 pub(super) fn walk_back(
     from: Arc<Node>,
@@ -151,42 +151,23 @@ pub(super) fn walk_back(
             }
             Ok(())
         };
-        match Arc::try_unwrap(node).map(|node| node.operands) {
-            Ok(Operands::Each(mut operands)) => {
-                operands.retain(|(operand, _)| on_the_way(operand));
-                let pull_backs: Vec<_> = operands.iter().map(|(_, pull_back)| pull_back).collect();
-                let shares = shares(&gradient, &pull_backs)?;
-                for ((operand, _), share) in operands.into_iter().zip(shares) {
-                    arrive(operand, share)?;
+        match &node.operands {
+            Operands::Each(operands) => {
+                let (operands, pull_backs): (Vec<_>, Vec<_>) = (operands.iter())
+                    .filter(|(operand, _)| on_the_way(operand))
+                    .map(|(operand, pull_back)| (operand, pull_back))
+                    .unzip();
+                for (operand, share) in operands.into_iter().zip(shares(&gradient, &pull_backs)?) {
+                    arrive(operand.clone(), share)?;
                 }
             }
-            Ok(Operands::Together(operands, pull_back)) => {
-                for (operand, share) in operands.into_iter().zip(pull_back(&gradient)?) {
-                    if let Some(operand) = operand.filter(|operand| on_the_way(operand)) {
-                        arrive(operand, share)?;
+            Operands::Together(operands, pull_back) => {
+                for (operand, share) in operands.iter().zip(pull_back(&gradient)?) {
+                    if let Some(operand) = operand.as_ref().filter(|operand| on_the_way(operand)) {
+                        arrive(operand.clone(), share)?;
                     }
                 }
             }
-            Err(node) => match &node.operands {
-                Operands::Each(operands) => {
-                    let (operands, pull_backs): (Vec<_>, Vec<_>) = (operands.iter())
-                        .filter(|(operand, _)| on_the_way(operand))
-                        .map(|(operand, pull_back)| (operand.clone(), pull_back))
-                        .unzip();
-                    for (operand, share) in
-                        operands.into_iter().zip(shares(&gradient, &pull_backs)?)
-                    {
-                        arrive(operand, share)?;
-                    }
-                }
-                Operands::Together(operands, pull_back) => {
-                    for (operand, share) in operands.iter().zip(pull_back(&gradient)?) {
-                        if let Some(operand) = operand.as_ref().filter(|node| on_the_way(node)) {
-                            arrive(operand.clone(), share)?;
-                        }
-                    }
-                }
-            },
         }
     }
     Ok(())

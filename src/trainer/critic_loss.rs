@@ -14,7 +14,7 @@ use crate::critic::{Critic, given};
 use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::generator::Generator;
-use crate::kernels::parallel::beside;
+use crate::kernels::beside;
 use crate::losses::{Batching, critic_loss, wasserstein_estimate};
 use crate::ops;
 use crate::parameters::Parameters;

@@ -38,6 +38,7 @@ use crate::parameters::Parameters;
 use crate::second_order::Traced;
 use crate::stop::Ended;
 use gradient_probe::GradientProbe;
+use report::Failure;
 
 /// Trains a Wasserstein GAN: `n_critic` critic steps, then one generator step, over and over.
 ///
@@ -217,18 +218,22 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// finite; those of the models and the optimiser.
     pub fn critic_step(&mut self, draws: &CriticDraws) -> Result<CriticReport> {
         let fake = generated(self.generator.model(), draws)?;
-        let (report, gradients) = (self.critic_gradients(draws, &fake))
-            .map_err(|failure| self.located_in_critic_step(failure, draws))?;
-        self.update_critic(gradients)?;
-        Ok(report)
+        let gradients = self.critic_gradients(draws, &fake);
+        self.update_critic(draws, gradients)
     }
 
     /// Lines 6 and 7 of Algorithm 1: the update, and the clamp where weights are clipped.
-    fn update_critic(&mut self, gradients: GradStore) -> Result<()> {
+    fn update_critic(
+        &mut self,
+        draws: &CriticDraws,
+        gradients: Result<(CriticReport, GradStore), Failure>,
+    ) -> Result<CriticReport> {
+        let (report, gradients) =
+            gradients.map_err(|failure| self.located_in_critic_step(failure, draws))?;
         self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
         self.config.lipschitz.constrain(self.critic.parameters())?;
         self.critic_steps += 1;
-        Ok(())
+        Ok(report)
     }
 
     /// One update of the generator: lines 9 to 11 of Algorithm 1, given the latent points of line 9,

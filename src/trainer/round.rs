@@ -9,7 +9,7 @@ use crate::data::{Dataset, Loader};
 use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::generator::Generator;
-use crate::kernels::parallel::beside;
+use crate::kernels::beside;
 
 /// A critic step's draws, and the samples that the generator makes of them.
 struct Prepared {
@@ -43,7 +43,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             // What fails in it belongs to the next step.
             let next = (left > 0).then(|| self.draw_critic(batches, self.critic_steps + 1));
             let learn = || self.critic_gradients(&draws, &fake);
-            let (found, next) =
+            let (gradients, next) =
                 match self.generator.model().as_sync().filter(|_| self.device.is_cpu()) {
                     Some(generator) => {
                         beside(learn, || next.map(|next| Prepared::new(generator, next)))
@@ -53,10 +53,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
                         (learn(), next.map(|next| Prepared::new(generator, next)))
                     }
                 };
-            let gradients;
-            (report, gradients) =
-                found.map_err(|failure| self.located_in_critic_step(failure, &draws))?;
-            self.update_critic(gradients)?;
+            report = self.update_critic(&draws, gradients)?;
             prepared = next.transpose()?;
         }
         Ok(report)

@@ -87,17 +87,12 @@ impl<T: Real> Matrix<'_, T> {
             let (panel, first) = (task / pieces, task % pieces * ROWS);
             let rows = first..inner.min(first + ROWS);
             let (start, column) = (panel * inner * width, panel * width);
-            let width = width_at::<T>(column, self.columns);
+            let width = panel_width::<T>(self.columns - column);
             // SAFETY: each task has rows of its own.
             let out = unsafe { whole.slice(start + rows.start * width..start + rows.end * width) };
             self.pack_panel(rows, column, width, out);
         });
     }
-}
-
-/// The width of the panel that begins with a column.
-fn width_at<T>(column: usize, columns: usize) -> usize {
-    panel_width::<T>(columns - column)
 }
 
 /// Copies a few vectors, which a call of `memcpy` would take longer for.
@@ -299,7 +294,7 @@ fn strips<T: Real>(
         tasks(serial, panels, |panel| {
             with_scratch(inner * width, |elements: &mut [T]| {
                 let first = panel * width;
-                let width = width_at::<T>(first, columns);
+                let width = panel_width::<T>(columns - first);
                 right.pack_panel(0..inner, first, width, &mut elements[..inner * width]);
                 (0..strips).for_each(|i| strip(panel, elements, i));
             });

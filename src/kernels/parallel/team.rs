@@ -7,6 +7,9 @@
 //! Where all take part, each takes pieces from a share of its own, neighbours of one another and the same ones in every loop of as
 //! many pieces, and only then from the far ends of the others': what a core wrote it reads again, and few cache lines are
 //! written by two.
+//!
+//! What does not wait for each other need not be shared out in loops: a helper can take over a whole call, and its loops are shared
+//! with whoever has nothing to do, such as the thread that waits for the call.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -153,7 +156,7 @@ impl Stage {
     }
 }
 
-/// Jobs that are shared at once: a call beside another, and a loop of each. Further ones are done by the threads that bring them.
+/// Jobs that are shared at once: some calls beside others, and a loop of each. Further ones are done by the threads that bring them.
 const STAGES: usize = 8;
 
 /// Helpers, and the jobs that they share with the threads that brought them.
@@ -183,9 +186,9 @@ impl Team {
         team
     }
 
-    /// A stage without a job, unless this thread is doing a piece of one.
-    fn free_stage(&self) -> Option<(&Stage, MutexGuard<'_, ()>)> {
-        if AT_WORK.get() {
+    /// A stage without a job, unless there is nobody to share one with or this thread is doing a piece of a loop.
+    fn free_stage(&self, helpers: usize) -> Option<(&Stage, MutexGuard<'_, ()>)> {
+        if AT_WORK.get() || helpers.min(self.stages[0].shares.len() - 1) == 0 {
             return None;
         }
         self.stages.iter().find_map(|stage| match stage.turn.try_lock() {
@@ -199,8 +202,8 @@ impl Team {
     ///
     /// Inside a piece of another loop, and while all stages are taken, all of it is done on this thread.
     pub(super) fn share(&self, count: usize, helpers: usize, work: &(dyn Fn(usize) + Sync)) {
-        let alone = helpers == 0 || count < 2 || count > u32::MAX as usize;
-        let Some((stage, turn)) = (!alone).then(|| self.free_stage()).flatten() else {
+        let stage = (2..=u32::MAX as usize).contains(&count).then(|| self.free_stage(helpers));
+        let Some((stage, turn)) = stage.flatten() else {
             return (0..count).for_each(work);
         };
         let shares = stage.shares.len().min(helpers + 1).min(count);
@@ -222,8 +225,7 @@ impl Team {
         work: impl FnOnce() -> A,
         other: impl FnOnce() -> B + Send,
     ) -> (A, B) {
-        let alone = helpers == 0 || self.stages[0].shares.len() < 2;
-        let Some((stage, turn)) = (!alone).then(|| self.free_stage()).flatten() else {
+        let Some((stage, turn)) = self.free_stage(helpers) else {
             return (work(), other());
         };
         let (other, made) = (Mutex::new(Some(other)), Mutex::new(None));
