@@ -9,7 +9,10 @@ use wgan::history::{History, Record};
 use wgan::optimizers::{OptimizerConfig, ParameterGroup, UpdateConfig};
 use wgan::random::Stream;
 use wgan::schedules::RateSchedule;
-use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
+use wgan::zoo::{
+    CriticNorm, DcganCritic, DcganCriticConfig, MlpCritic, MlpCriticConfig, MlpGenerator,
+    MlpGeneratorConfig,
+};
 use wgan::{
     Critic, CriticDraws, Ema, Generator, ModelBuilder, Result, Traced, TrainConfig, WganTrainer,
 };
@@ -215,6 +218,32 @@ fn a_failure_is_the_same_where_models_stay_on_their_thread() {
 
 fn alone(config: &TrainConfig) -> WganTrainer<Alone<MlpGenerator>, Alone<MlpCritic>> {
     trainer_of(config, (|model| Alone(model, PhantomData), |model| Alone(model, PhantomData)))
+}
+
+/// Each pass of a critic with spectral normalisation moves its buffers, so the estimate comes before the penalty, never beside it.
+#[test]
+fn a_critic_with_buffers_is_run_in_order() {
+    fn run<C: Critic>(wrap: fn(DcganCritic) -> C) -> Outcome {
+        let config =
+            TrainConfig { seed: 16, generator_steps: 2, n_critic: 3, ..TrainConfig::wgan_gp() };
+        let build = ModelBuilder::new(config.seed);
+        let generator = build.generator(|vb| MlpGenerator::new(Default::default(), vb)).unwrap();
+        let critic = build.critic(|vb| {
+            let config = DcganCriticConfig {
+                image_size: 28,
+                channels: 1,
+                width: 8,
+                norm: CriticNorm::None,
+                spectral_norm: true,
+                ..Default::default()
+            };
+            DcganCritic::new(config, vb).map(wrap)
+        });
+        let mut trainer = WganTrainer::new(generator, critic.unwrap(), config).unwrap();
+        let history = trainer.fit(&data()).unwrap();
+        outcome(&trainer, &history)
+    }
+    assert_eq!(run(|critic| critic), run(|critic| Alone(critic, PhantomData)));
 }
 
 /// What is made ahead of a step, on another thread, is what the step would have made: by hand, each step's draws by its number.
