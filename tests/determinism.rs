@@ -19,26 +19,27 @@ use wgan::{
 
 type Trainer = WganTrainer<MlpGenerator, MlpCritic>;
 
-/// Wide enough for every kernel to share its work between threads; each model as `wrap` has it.
+/// Wide enough for every kernel to share its work between threads; each model as its function wraps it.
 fn trainer_of<G: Generator, C: Critic>(
     config: &TrainConfig,
-    wrap: (fn(MlpGenerator) -> G, fn(MlpCritic) -> C),
+    wrap_generator: fn(MlpGenerator) -> G,
+    wrap_critic: fn(MlpCritic) -> C,
 ) -> WganTrainer<G, C> {
     let build = ModelBuilder::new(config.seed);
     let generator = build.generator(|vb| {
         let config =
             MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
-        MlpGenerator::new(config, vb).map(wrap.0)
+        MlpGenerator::new(config, vb).map(wrap_generator)
     });
     let critic = build.critic(|vb| {
         let config = MlpCriticConfig { hidden: vec![520, 260], ..Default::default() };
-        MlpCritic::new(config, vb).map(wrap.1)
+        MlpCritic::new(config, vb).map(wrap_critic)
     });
     WganTrainer::new(generator.unwrap(), critic.unwrap(), config.clone()).unwrap()
 }
 
 fn trainer(config: &TrainConfig) -> Trainer {
-    trainer_of(config, (|generator| generator, |critic| critic))
+    trainer_of(config, |generator| generator, |critic| critic)
 }
 
 fn data() -> TensorDataset {
@@ -217,7 +218,7 @@ fn a_failure_is_the_same_where_models_stay_on_their_thread() {
 }
 
 fn alone(config: &TrainConfig) -> WganTrainer<Alone<MlpGenerator>, Alone<MlpCritic>> {
-    trainer_of(config, (|model| Alone(model, PhantomData), |model| Alone(model, PhantomData)))
+    trainer_of(config, |model| Alone(model, PhantomData), |model| Alone(model, PhantomData))
 }
 
 /// Each pass of a critic with spectral normalisation moves its buffers, so the estimate comes before the penalty, never beside it.
