@@ -15,6 +15,7 @@ pub(crate) mod matmul;
 pub(crate) mod memory;
 mod parallel;
 pub(crate) mod pool;
+mod prefetch;
 pub(crate) mod rows;
 mod scratch;
 pub(crate) mod transpose;

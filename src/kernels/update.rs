@@ -6,6 +6,7 @@ use candle_core::WithDType;
 use num_traits::Float;
 
 use super::parallel::{SERIAL, for_each_chunk_of};
+use super::prefetch::{LINE, prefetch};
 use super::{CHUNK, Real, vectorised};
 
 /// What a [`Formula`] is written in: a number, or something that stands for a tensor of them.
@@ -56,6 +57,12 @@ pub(crate) trait Formula<const TARGETS: usize, const SOURCES: usize>: Copy + Syn
     fn apply<N: Number>(&self, targets: [N; TARGETS], sources: [N; SOURCES]) -> [N; TARGETS];
 }
 
+/// Elements between one look ahead and the next.
+const PIECE: usize = 16;
+
+/// How many elements ahead memory is asked for: a processor's own look-ahead ends at each page of 4 KiB.
+const AHEAD: usize = 512;
+
 /// Applies a formula to every place. All slices have one length.
 pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     targets: [&mut [T]; TARGETS],
@@ -71,16 +78,39 @@ pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
             #[inline(always)]
             move || {
                 let (formula, len) = (*formula, targets[0].len());
-                let mut targets = targets.each_mut().map(|target| &mut target[..len]);
                 let sources = sources.map(|source| &source[number * CHUNK..][..len]);
-                for i in 0..len {
-                    let now = targets.each_ref().map(|target| target[i]);
-                    let new = formula.apply(now, sources.map(|source| source[i]));
-                    targets.iter_mut().zip(new).for_each(|(target, new)| target[i] = new);
+                let whole = len / PIECE * PIECE;
+                for first in (0..whole).step_by(PIECE) {
+                    for line in (first..first + PIECE).step_by(LINE / size_of::<T>()) {
+                        let ahead = line + AHEAD;
+                        { targets.iter() }
+                            .for_each(|x| prefetch(x.as_ptr().wrapping_add(ahead), true));
+                        sources
+                            .iter()
+                            .for_each(|x| prefetch(x.as_ptr().wrapping_add(ahead), false));
+                    }
+                    let targets = targets.each_mut().map(|x| &mut x[first..first + PIECE]);
+                    apply(formula, targets, sources.map(|x| &x[first..first + PIECE]));
                 }
+                let targets = targets.each_mut().map(|x| &mut x[whole..]);
+                apply(formula, targets, sources.map(|x| &x[whole..]));
             },
         );
     });
+}
+
+/// Applies a formula to every place of some that are in the cache.
+#[inline(always)]
+fn apply<T: Real, const TARGETS: usize, const SOURCES: usize>(
+    formula: impl Formula<TARGETS, SOURCES>,
+    mut targets: [&mut [T]; TARGETS],
+    sources: [&[T]; SOURCES],
+) {
+    for i in 0..targets[0].len() {
+        let now = targets.each_ref().map(|target| target[i]);
+        let new = formula.apply(now, sources.map(|source| source[i]));
+        targets.iter_mut().zip(new).for_each(|(target, new)| target[i] = new);
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         &self,
         batches: &mut Loader<D>,
         index: u64,
-    ) -> Result<Drawn> {
+    ) -> Result<DrawnForCritic> {
         let batch_size = self.config.batch_size;
         let (real, labels) = batches.next_labelled_batch()?;
         let real = real.to_device(&self.device)?.to_dtype(self.dtype)?;
@@ -33,19 +33,18 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             .transpose()?;
         let labels = labels.filter(|_| self.classes.is_some());
         let latent = self.latent_points("latent/critic", index, batch_size);
-        Ok(Drawn { real, epsilon, labels, latent })
+        Ok(DrawnForCritic { real, epsilon, labels, latent })
     }
 
     /// The latent points of the next generator step, and classes, each as likely as the others.
-    pub(super) fn draw_generator(&self) -> Result<GeneratorDraws> {
+    pub(super) fn draw_generator(&self) -> Result<DrawnForGenerator> {
         let (index, batch_size) = (self.generator_steps, self.config.batch_size);
-        let draws = GeneratorDraws::from(self.latent("latent/generator", index, batch_size)?);
-        let Some(classes) = self.classes else {
-            return Ok(draws);
-        };
-        let mut stream = Stream::new(self.config.seed, "labels/generator", index);
-        let labels = stream.labels(classes, batch_size);
-        Ok(draws.with_labels(Tensor::from_vec(labels, batch_size, &Device::Cpu)?))
+        let latent = self.latent_points("latent/generator", index, batch_size);
+        let labels = self.classes.map(|classes| {
+            let mut stream = Stream::new(self.config.seed, "labels/generator", index);
+            Tensor::from_vec(stream.labels(classes, batch_size), batch_size, &Device::Cpu)
+        });
+        Ok(DrawnForGenerator { latent, labels: labels.transpose()? })
     }
 
     /// Latent points from N(0, 1), `(count, latent)`.
@@ -78,16 +77,28 @@ impl LatentPoints {
 }
 
 /// The draws of a critic step, of which the latent points are yet to be made: most of the numbers.
-pub(super) struct Drawn {
+pub(super) struct DrawnForCritic {
     real: Tensor,
     epsilon: Option<Tensor>,
     labels: Option<Tensor>,
     latent: LatentPoints,
 }
 
-impl Drawn {
+impl DrawnForCritic {
     pub(super) fn complete(self) -> Result<CriticDraws> {
         let draws = CriticDraws::new(self.real, self.latent.draw()?, self.epsilon);
         Ok(CriticDraws { labels: self.labels, ..draws })
+    }
+}
+
+/// The same for a generator step.
+pub(super) struct DrawnForGenerator {
+    latent: LatentPoints,
+    labels: Option<Tensor>,
+}
+
+impl DrawnForGenerator {
+    pub(super) fn complete(self) -> Result<GeneratorDraws> {
+        Ok(GeneratorDraws { latent: self.latent.draw()?, labels: self.labels })
     }
 }

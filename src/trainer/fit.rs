@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::WganTrainer;
+use super::round::PreparedForGenerator;
 use super::view::View;
 use crate::average::Average;
 use crate::critic::Critic;
@@ -63,8 +64,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let started = Instant::now();
         while self.ended.is_none() {
             let n_critic = self.n_critic()?;
-            let critic = self.critic_round(&mut batches, n_critic)?;
-            let generator = self.generator_step(self.draw_generator()?)?;
+            let (critic, prepared) = self.critic_round(&mut batches, n_critic)?;
+            let PreparedForGenerator { draws, fake } = prepared?;
+            let generator = self.update_generator(&draws, fake)?;
             let record = Record {
                 step: self.generator_steps,
                 wasserstein_estimate: critic.wasserstein_estimate,

@@ -244,17 +244,25 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// finite; those of the models and the optimiser.
     pub fn generator_step(&mut self, draws: impl Into<GeneratorDraws>) -> Result<GeneratorReport> {
         let draws = draws.into();
-        let GeneratorDraws { latent, labels } = &draws;
-        let (labels, probe) = (labels.as_ref(), GradientProbe::default());
-        let critic = given(self.critic.model(), labels);
-        let fake =
-            self.generator.model().forward_traced(&Traced::untracked(latent), labels, true)?;
-        let fake = checks::tracked(fake)?.watched(probe.looking()).freeze();
+        let fake = learning_samples(self.generator.model(), &draws)?;
+        self.update_generator(&draws, fake)
+    }
+
+    /// Lines 10 and 11 of Algorithm 1: the gradients of the loss at these samples, and the update.
+    fn update_generator(
+        &mut self,
+        draws: &GeneratorDraws,
+        fake: Traced,
+    ) -> Result<GeneratorReport> {
+        let probe = GradientProbe::default();
+        let fake = fake.watched(probe.looking()).freeze();
+        let critic = given(self.critic.model(), draws.labels.as_ref());
         let loss = generator_loss(&score(&*critic, &fake)?)?;
+        drop(fake); // so that the backward pass frees what it holds as it goes
 
         let value = loss.detach();
-        let gradients = self.finite_generator_gradients(loss, &draws)?;
-        let report = GeneratorReport::read(value, &probe, latent.dim(0)?, self.step())?;
+        let gradients = self.finite_generator_gradients(loss, draws)?;
+        let report = GeneratorReport::read(value, &probe, draws.latent.dim(0)?, self.step())?;
 
         self.generator_updates.step(
             self.generator.parameters(),
@@ -371,6 +379,15 @@ fn generated<G: Generator + ?Sized>(generator: &G, draws: &CriticDraws) -> Resul
     let CriticDraws { latent, labels, .. } = draws;
     let fake = generator.forward_traced(&Traced::frozen(latent), labels.as_ref(), true)?;
     Ok(fake.detach())
+}
+
+/// The samples that a generator step shows to the critic: the generator learns from their scores.
+fn learning_samples<G: Generator + ?Sized>(
+    generator: &G,
+    GeneratorDraws { latent, labels }: &GeneratorDraws,
+) -> Result<Traced> {
+    let latent = Traced::untracked(latent);
+    checks::tracked(generator.forward_traced(&latent, labels.as_ref(), true)?)
 }
 
 impl<G, C> std::fmt::Debug for WganTrainer<G, C> {

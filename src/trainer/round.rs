@@ -1,15 +1,21 @@
 //! The critic's steps between two of the generator's.
+//!
+//! The generator rests meanwhile. So what it makes next, the samples for the next critic step or those of its own, can be made beside the
+//! critic's gradients at the samples before.
 
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 
-use super::draws::Drawn;
-use super::{CriticReport, WganTrainer, generated};
+use super::draws::{DrawnForCritic, DrawnForGenerator};
+use super::report::Failure;
+use super::{CriticReport, WganTrainer, generated, learning_samples};
 use crate::critic::Critic;
 use crate::data::{Dataset, Loader};
-use crate::draws::CriticDraws;
+use crate::draws::{CriticDraws, GeneratorDraws};
 use crate::error::Result;
 use crate::generator::Generator;
 use crate::kernels::beside;
+use crate::second_order::Traced;
 
 /// A critic step's draws, and the samples that the generator makes of them.
 struct Prepared {
@@ -18,44 +24,62 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new<G: Generator + ?Sized>(generator: &G, drawn: Result<Drawn>) -> Result<Self> {
+    fn new(generator: &dyn Generator, drawn: Result<DrawnForCritic>) -> Result<Self> {
         let draws = drawn?.complete()?;
         let fake = generated(generator, &draws)?;
         Ok(Self { draws, fake })
     }
 }
 
+/// A generator step's draws, and its samples on their way to the critic.
+pub(super) struct PreparedForGenerator {
+    pub(super) draws: GeneratorDraws,
+    pub(super) fake: Traced,
+}
+
+impl PreparedForGenerator {
+    fn new(generator: &dyn Generator, drawn: Result<DrawnForGenerator>) -> Result<Self> {
+        let draws = drawn?.complete()?;
+        let fake = learning_samples(generator, &draws)?;
+        Ok(Self { draws, fake })
+    }
+}
+
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    /// So many critic steps, and the report of the last: lines 2 to 8 of Algorithm 1.
-    ///
-    /// The generator rests meanwhile. So the samples for the next step can be made beside the critic's gradients at these.
+    /// So many critic steps, lines 2 to 8 of Algorithm 1, and the report of the last; with it what the generator step after them
+    /// begins with. What fails in that belongs to the generator step.
     pub(super) fn critic_round<D: Dataset>(
         &mut self,
         batches: &mut Loader<D>,
         n_critic: usize,
-    ) -> Result<CriticReport> {
-        let mut report = CriticReport::default();
+    ) -> Result<(CriticReport, Result<PreparedForGenerator>)> {
         let first = self.draw_critic(batches, self.critic_steps);
-        let mut prepared = Some(Prepared::new(self.generator.model(), first)?);
-        let mut left = n_critic;
-        while let Some(Prepared { draws, fake }) = prepared {
-            left = left.saturating_sub(1);
+        let mut prepared = Prepared::new(self.generator.model(), first)?;
+        for _ in 1..n_critic {
             // What fails in it belongs to the next step.
-            let next = (left > 0).then(|| self.draw_critic(batches, self.critic_steps + 1));
-            let learn = || self.critic_gradients(&draws, &fake);
+            let next = self.draw_critic(batches, self.critic_steps + 1);
             let (gradients, next) =
-                match self.generator.model().as_sync().filter(|_| self.device.is_cpu()) {
-                    Some(generator) => {
-                        beside(learn, || next.map(|next| Prepared::new(generator, next)))
-                    }
-                    None => {
-                        let generator = self.generator.model();
-                        (learn(), next.map(|next| Prepared::new(generator, next)))
-                    }
-                };
-            report = self.update_critic(&draws, gradients)?;
-            prepared = next.transpose()?;
+                self.gradients_beside(&prepared, |generator| Prepared::new(generator, next));
+            self.update_critic(&prepared.draws, gradients)?;
+            prepared = next?;
         }
-        Ok(report)
+        let next = self.draw_generator();
+        let (gradients, next) = self
+            .gradients_beside(&prepared, |generator| PreparedForGenerator::new(generator, next));
+        let report = self.update_critic(&prepared.draws, gradients)?;
+        Ok((report, next))
+    }
+
+    /// The critic's gradients, and what the generator makes meanwhile.
+    fn gradients_beside<T: Send>(
+        &self,
+        Prepared { draws, fake }: &Prepared,
+        make: impl FnOnce(&dyn Generator) -> T + Send,
+    ) -> (Result<(CriticReport, GradStore), Failure>, T) {
+        let learn = || self.critic_gradients(draws, fake);
+        match self.generator.model().as_sync().filter(|_| self.device.is_cpu()) {
+            Some(generator) => beside(learn, || make(generator)),
+            None => (learn(), make(self.generator.model())),
+        }
     }
 }

@@ -15,26 +15,7 @@ use pulp::{Simd, WithSimd};
 
 use super::operands::{Left, Place, ROWS};
 use crate::kernels::Real;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Asks for a line of memory, to be read or to be written, without waiting for it; the address may be any.
-#[inline(always)]
-fn prefetch<T>(address: *const T, to_write: bool) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has the instructions, or takes them for none; they read nothing, and an address that is nobody's
-    // will do.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
-        match to_write {
-            true => _mm_prefetch::<_MM_HINT_ET0>(address.cast()),
-            false => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (address, to_write);
-}
+use crate::kernels::prefetch::{LINE, prefetch};
 
 /// The vector instructions that a tile needs, for `f32` and `f64`.
 pub(crate) trait Lanes: Copy + 'static {

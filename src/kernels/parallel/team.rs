@@ -34,14 +34,15 @@ thread_local! {
     /// Whether this thread is doing a piece of a loop: what is parallel in that stays on it.
     static AT_WORK: Cell<bool> = const { Cell::new(false) };
 
-    /// How many helpers may take part in what this thread shares, while it does a call for another.
-    static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The call that this thread is doing for another.
+    static CALL: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
 /// How many helpers may take part in what this thread shares: one less than the threads of the rayon pool that it is in, or that
 /// the thread is in whose call it does.
 pub(super) fn helpers() -> usize {
-    LIMIT.get().unwrap_or_else(|| rayon::current_num_threads().saturating_sub(1))
+    let of_call = CALL.get().map(|call| call.helpers);
+    of_call.unwrap_or_else(|| rayon::current_num_threads().saturating_sub(1))
 }
 
 /// A loop that is being shared, or a call that a helper may take over.
@@ -50,8 +51,19 @@ struct Job {
     work: *const (dyn Fn(usize) + Sync),
     /// Shares that hold all of its pieces, the first that of the thread that brought it.
     shares: usize,
-    /// Of a call: how many helpers may take part in what is parallel in it.
-    call: Option<usize>,
+    /// Where it is a call.
+    call: Option<Call>,
+}
+
+/// A call that a helper may take over.
+#[derive(Clone, Copy)]
+struct Call {
+    /// How many helpers may take part in what is parallel in it.
+    helpers: usize,
+    /// The number of its stage.
+    stage: usize,
+    /// That of the call that it was brought in, where a thread did that one for another.
+    within: Option<usize>,
 }
 
 /// Pieces that are left of a share: the first in the upper half of the number, the one after the last in the lower.
@@ -126,22 +138,22 @@ impl Stage {
         }
     }
 
-    /// Takes part in the job that was open in this state, if it still is; in a call only where `calls` says so.
-    fn enter(&self, state: usize, own: usize, calls: bool) {
+    /// Takes part in the job that was open in this state, if it still is; in a call only where `takes` says so.
+    fn enter(&self, state: usize, own: usize, takes: impl Fn(Call) -> bool) {
         self.inside.fetch_add(1, SeqCst);
         // Once more: a job that closed before this helper came inside may be gone.
         if self.state.load(SeqCst) == state {
             // SAFETY: this helper is inside and the job open, so it stays until the helper has left.
             let job = unsafe { *self.job.get() };
-            let wanted = calls || job.call.is_none();
+            let wanted = job.call.is_none_or(takes);
             if wanted && self.entered.fetch_add(1, SeqCst) + 1 < job.shares {
                 // SAFETY: as above; the function lives as long as the job.
                 let work = unsafe { &*job.work };
-                let before = (AT_WORK.replace(job.call.is_none()), LIMIT.replace(job.call));
+                let before = (AT_WORK.replace(job.call.is_none()), CALL.replace(job.call));
                 let pieces = AssertUnwindSafe(|| self.pieces(own, job.shares, work));
                 let result = catch_unwind(pieces);
                 AT_WORK.set(before.0);
-                LIMIT.set(before.1);
+                CALL.set(before.1);
                 if let Err(panic) = result {
                     *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                 }
@@ -187,13 +199,13 @@ impl Team {
     }
 
     /// A stage without a job, unless there is nobody to share one with or this thread is doing a piece of a loop.
-    fn free_stage(&self, helpers: usize) -> Option<(&Stage, MutexGuard<'_, ()>)> {
+    fn free_stage(&self, helpers: usize) -> Option<(usize, MutexGuard<'_, ()>)> {
         if AT_WORK.get() || helpers.min(self.stages[0].shares.len() - 1) == 0 {
             return None;
         }
-        self.stages.iter().find_map(|stage| match stage.turn.try_lock() {
-            Ok(turn) => Some((stage, turn)),
-            Err(TryLockError::Poisoned(turn)) => Some((stage, turn.into_inner())),
+        self.stages.iter().enumerate().find_map(|(i, stage)| match stage.turn.try_lock() {
+            Ok(turn) => Some((i, turn)),
+            Err(TryLockError::Poisoned(turn)) => Some((i, turn.into_inner())),
             Err(TryLockError::WouldBlock) => None,
         })
     }
@@ -206,6 +218,7 @@ impl Team {
         let Some((stage, turn)) = stage.flatten() else {
             return (0..count).for_each(work);
         };
+        let stage = &self.stages[stage];
         let shares = stage.shares.len().min(helpers + 1).min(count);
         for (i, share) in stage.shares[..shares].iter().enumerate() {
             let end = |i: usize| (count as u64 * i as u64 / shares as u64) as usize;
@@ -225,9 +238,10 @@ impl Team {
         work: impl FnOnce() -> A,
         other: impl FnOnce() -> B + Send,
     ) -> (A, B) {
-        let Some((stage, turn)) = self.free_stage(helpers) else {
+        let Some((number, turn)) = self.free_stage(helpers) else {
             return (work(), other());
         };
+        let stage = &self.stages[number];
         let (other, made) = (Mutex::new(Some(other)), Mutex::new(None));
         let call = |_| {
             let other = other.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -236,7 +250,9 @@ impl Team {
         };
         stage.shares[0].fill(0..0);
         stage.shares[1].fill(0..1);
-        let job = Job { work: erase(&call), shares: 2, call: Some(helpers) };
+        let within = CALL.get().map(|call| call.stage);
+        let this = Call { helpers, stage: number, within };
+        let job = Job { work: erase(&call), shares: 2, call: Some(this) };
         let open = self.open(stage, turn, job);
         let value = work();
         stage.pieces(0, 2, &call);
@@ -260,7 +276,7 @@ impl Team {
                 self.bell.notify_one();
             }
         }
-        Open { team: self, stage, call: job.call.is_some(), _turn: turn }
+        Open { team: self, stage, call: job.call, _turn: turn }
     }
 
     /// What a helper does all its life.
@@ -268,7 +284,7 @@ impl Team {
         let mut done = [0; STAGES];
         loop {
             let (stage, state) = self.wait(&done);
-            self.stages[stage].enter(state, own, true);
+            self.stages[stage].enter(state, own, |_| true);
             done[stage] = state;
         }
     }
@@ -307,7 +323,7 @@ impl Team {
 struct Open<'a> {
     team: &'a Team,
     stage: &'a Stage,
-    call: bool,
+    call: Option<Call>,
     _turn: MutexGuard<'a, ()>,
 }
 
@@ -340,19 +356,19 @@ impl Open<'_> {
         let mut done = [0; STAGES];
         let mut looks = 0_u32;
         while stage.inside.load(SeqCst) > 0 {
-            // A call takes long: this thread helps with loops meanwhile, but begins no other call, which may take longer. To one
-            // that is no helper the second share is as good as any.
-            if self.call
+            // A call takes long: this thread helps meanwhile with loops, and with calls that were brought in this one, but begins
+            // no stranger's, which may take longer. To one that is no helper the second share is as good as any.
+            if let Some(this) = self.call
                 && !panicking
                 && let Some((i, state)) = team.news(&done)
             {
-                team.stages[i].enter(state, 1, false);
+                team.stages[i].enter(state, 1, |call| call.within == Some(this.stage));
                 done[i] = state;
             }
             looks += 1;
             if !looks.is_multiple_of(1024) {
                 std::hint::spin_loop();
-            } else if !self.call || rayon::yield_now().is_none() {
+            } else if self.call.is_none() || rayon::yield_now().is_none() {
                 // A helper in the middle of a piece may have been put aside for another program. In a call it may wait for the
                 // rayon pool that this thread belongs to, which has just been given a chance to go on.
                 std::thread::yield_now();
@@ -448,6 +464,25 @@ mod tests {
             let nap = || std::thread::sleep(Duration::from_millis(1));
             let (_, there) = team.beside(1, nap, || std::thread::current().id());
             if there != here {
+                break;
+            }
+        }
+    }
+
+    /// Who waits for a call does what is brought beside it in that call.
+    #[test]
+    fn a_call_within_the_one_that_is_waited_for_is_taken() {
+        let team = Team::leak(1);
+        let id = || std::thread::current().id();
+        let here = id();
+        // Until it has been, however busy the machine.
+        loop {
+            let nap = || std::thread::sleep(Duration::from_millis(2));
+            let (_, (there, within)) = team.beside(1, nap, || {
+                nap();
+                (id(), team.beside(1, nap, id).1)
+            });
+            if there != here && within == here {
                 break;
             }
         }
