@@ -24,7 +24,7 @@ pub(crate) fn clamp(target: &Var, bound: f64) -> Result<()> {
         }
     }
 
-    update([target], [], &Clamp(bound))
+    update([target], [], &Clamp(bound)).map(drop)
 }
 
 /// `average = decay * average + (1 - decay) * x`
@@ -39,15 +39,16 @@ pub(crate) fn average(average: &Var, x: &Tensor, decay: f64) -> Result<()> {
         }
     }
 
-    update([average], [x], &Average(decay))
+    update([average], [x], &Average(decay)).map(drop)
 }
 
-/// Gives each element of the targets, which are different variables of one shape, its new value.
+/// Gives each element of the targets, which are different variables of one shape, its new value. Returns whether the first target
+/// is known to be finite then; on other devices than the CPU that is not looked for.
 pub(crate) fn update<const TARGETS: usize, const SOURCES: usize>(
     targets: [&Var; TARGETS],
     sources: [&Tensor; SOURCES],
     formula: &impl Formula<TARGETS, SOURCES>,
-) -> Result<()> {
+) -> Result<bool> {
     if has_kernel(targets[0]) {
         let sources = contiguous(sources)?;
         return match targets[0].dtype() {
@@ -57,23 +58,26 @@ pub(crate) fn update<const TARGETS: usize, const SOURCES: usize>(
     }
     let composed = |x: &Tensor| Composed(Ok(x.detach()));
     let new = formula.apply(targets.map(|x| composed(x)), sources.map(composed));
-    targets.into_iter().zip(new).try_for_each(|(target, Composed(new))| target.set(&new?))
+    targets.into_iter().zip(new).try_for_each(|(target, Composed(new))| target.set(&new?))?;
+    Ok(false)
 }
 
 fn run<T: Real, const TARGETS: usize, const SOURCES: usize>(
     targets: [&Var; TARGETS],
     sources: &[Tensor; SOURCES],
     formula: &impl Formula<TARGETS, SOURCES>,
-) -> Result<()> {
+) -> Result<bool> {
+    let finite = Cell::new(false);
     on_slices::<T, _, _>(sources, |sources| {
         open::<T>(&targets, Vec::with_capacity(TARGETS), &|opened| {
             let Ok(targets) = opened.try_into() else {
                 candle_core::bail!("expected {TARGETS} tensors to change");
             };
-            update::update(targets, sources, formula);
+            finite.set(update::update(targets, sources, formula));
             Ok(())
         })
-    })
+    })?;
+    Ok(finite.get())
 }
 
 /// What is done with the elements of opened variables.

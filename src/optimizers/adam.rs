@@ -39,6 +39,16 @@ impl Optimizer for Adam {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<()> {
+        self.step_and_look(parameters, gradients, rates).map(drop)
+    }
+
+    fn step_and_look(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &GradStore,
+        rates: &Rates<'_>,
+    ) -> Result<bool> {
+        let mut finite = true;
         let updates = with_gradients(parameters, gradients)?;
         let steps = self.state.advance(parameters)?;
         let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
@@ -54,9 +64,9 @@ impl Optimizer for Adam {
             };
             let exp_avg = self.state.get("exp_avg", name)?;
             let exp_avg_sq = self.state.get("exp_avg_sq", name)?;
-            update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?;
+            finite &= update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?;
         }
-        Ok(())
+        Ok(finite)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

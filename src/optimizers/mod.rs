@@ -107,6 +107,21 @@ pub trait Optimizer {
         rates: &Rates<'_>,
     ) -> Result<()>;
 
+    /// The same; returns whether every parameter that it changed is known to be finite then. Where it is not known, the trainer
+    /// looks. The default does not know; the crate's own optimisers see it as they go, which saves a pass over the parameters.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    fn step_and_look(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &GradStore,
+        rates: &Rates<'_>,
+    ) -> Result<bool> {
+        self.step(parameters, gradients, rates)?;
+        Ok(false)
+    }
+
     /// Everything that the next step depends on but the parameters and its settings, under names that a person
     /// understands: the quantity, then the parameter, as in `exp_avg.fc1.weight`. The tensors may share the optimiser's
     /// memory, so that the next step changes them. Empty for an optimiser that remembers nothing.
@@ -134,6 +149,15 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
         rates: &Rates<'_>,
     ) -> Result<()> {
         (**self).step(parameters, gradients, rates)
+    }
+
+    fn step_and_look(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &GradStore,
+        rates: &Rates<'_>,
+    ) -> Result<bool> {
+        (**self).step_and_look(parameters, gradients, rates)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

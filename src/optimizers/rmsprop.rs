@@ -46,6 +46,16 @@ impl Optimizer for RmsProp {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<()> {
+        self.step_and_look(parameters, gradients, rates).map(drop)
+    }
+
+    fn step_and_look(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &GradStore,
+        rates: &Rates<'_>,
+    ) -> Result<bool> {
+        let mut finite = true;
         let updates = with_gradients(parameters, gradients)?;
         self.state.advance(parameters)?;
         for (name, parameter, gradient) in updates {
@@ -55,24 +65,24 @@ impl Optimizer for RmsProp {
             let step = Step { keep, rate, alpha, eps, momentum };
             let state = |quantity| self.state.get(quantity, name);
             let square = state("square_avg")?;
-            match (self.centered, momentum > 0.0) {
+            finite &= match (self.centered, momentum > 0.0) {
                 (false, false) => update([parameter, square], [gradient], &step)?,
                 (true, false) => {
                     let mean = state("grad_avg")?;
-                    update([parameter, square, mean], [gradient], &Centred(step))?;
+                    update([parameter, square, mean], [gradient], &Centred(step))?
                 }
                 (false, true) => {
                     let buffer = state("momentum_buffer")?;
-                    update([parameter, square, buffer], [gradient], &WithMomentum(step))?;
+                    update([parameter, square, buffer], [gradient], &WithMomentum(step))?
                 }
                 (true, true) => {
                     let (mean, buffer) = (state("grad_avg")?, state("momentum_buffer")?);
                     let targets = [parameter, square, mean, buffer];
-                    update(targets, [gradient], &CentredWithMomentum(step))?;
+                    update(targets, [gradient], &CentredWithMomentum(step))?
                 }
-            }
+            };
         }
-        Ok(())
+        Ok(finite)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

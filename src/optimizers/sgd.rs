@@ -37,6 +37,16 @@ impl Optimizer for Sgd {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<()> {
+        self.step_and_look(parameters, gradients, rates).map(drop)
+    }
+
+    fn step_and_look(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &GradStore,
+        rates: &Rates<'_>,
+    ) -> Result<bool> {
+        let mut finite = true;
         let updates = with_gradients(parameters, gradients)?;
         let first = self.state.advance(parameters)? == 1;
         for (name, parameter, gradient) in updates {
@@ -48,14 +58,14 @@ impl Optimizer for Sgd {
                 take: if first { 1.0 } else { 1.0 - self.dampening },
                 nesterov: self.nesterov,
             };
-            if self.momentum > 0.0 {
+            finite &= if self.momentum > 0.0 {
                 let buffer = self.state.get("momentum_buffer", name)?;
-                update([parameter, buffer], [gradient], &step)?;
+                update([parameter, buffer], [gradient], &step)?
             } else {
-                update([parameter], [gradient], &step)?;
-            }
+                update([parameter], [gradient], &step)?
+            };
         }
-        Ok(())
+        Ok(finite)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

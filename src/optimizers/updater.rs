@@ -48,8 +48,10 @@ impl Updater {
         let factor = self.factor(step)?;
         self.config.clip(parameters, &mut gradients)?;
         let rates = Rates::new(factor, &self.config.groups);
-        self.optimizer.step(parameters, &gradients, &rates)?;
-        finite(parameters, step)
+        match self.optimizer.step_and_look(parameters, &gradients, &rates)? {
+            true => Ok(()),
+            false => finite(parameters, step),
+        }
     }
 
     fn factor(&self, step: u64) -> Result<f64> {
