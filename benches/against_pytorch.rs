@@ -24,13 +24,13 @@ use wgan::{Critic, Generator, ModelBuilder, Network, TrainConfig, WganTrainer};
 
 /// Model with its width, strategy, batch, timed generator steps.
 const ROWS: &[(&str, &str, usize, usize)] = &[
-    ("mlp", "clip", 64, 40),
-    ("mlp", "gp", 64, 30),
+    ("mlp", "clip", 64, 150),
+    ("mlp", "gp", 64, 100),
     ("dcgan32-32", "clip", 64, 10),
     ("dcgan32-32", "gp", 64, 6),
     ("dcgan32-64", "clip", 64, 4),
-    ("mlp", "clip", 256, 12),
-    ("mlp", "gp", 256, 8),
+    ("mlp", "clip", 256, 50),
+    ("mlp", "gp", 256, 30),
     ("dcgan32-32", "clip", 256, 3),
     ("dcgan32-32", "gp", 256, 2),
     ("dcgan28-32", "clip", 64, 8),
@@ -40,6 +40,7 @@ const ROWS: &[(&str, &str, usize, usize)] = &[
     ("dcgan64-32", "gp", 64, 2),
     ("dcgan64-32", "gp", 256, 1),
     ("resnet32-32", "gp", 64, 2),
+    ("resnet32-32", "gp", 256, 1),
     ("resnet32-128", "gp", 64, 1),
     ("resnet32-128", "gp", 256, 1),
     ("resnet64-16", "gp", 64, 1),

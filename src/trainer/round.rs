@@ -4,10 +4,8 @@
 //! critic's gradients at the samples before.
 
 use candle_core::Tensor;
-use candle_core::backprop::GradStore;
 
 use super::draws::{DrawnForCritic, DrawnForGenerator};
-use super::report::Failure;
 use super::{CriticReport, WganTrainer, generated, learning_samples};
 use crate::critic::Critic;
 use crate::data::{Dataset, Loader};
@@ -58,28 +56,33 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         for _ in 1..n_critic {
             // What fails in it belongs to the next step.
             let next = self.draw_critic(batches, self.critic_steps + 1);
-            let (gradients, next) =
-                self.gradients_beside(&prepared, |generator| Prepared::new(generator, next));
-            self.update_critic(&prepared.draws, gradients)?;
-            prepared = next?;
+            let make = |generator: &dyn Generator| Prepared::new(generator, next);
+            prepared = self.critic_step_beside(&prepared, make)?.1?;
         }
         let next = self.draw_generator();
-        let (gradients, next) = self
-            .gradients_beside(&prepared, |generator| PreparedForGenerator::new(generator, next));
-        let report = self.update_critic(&prepared.draws, gradients)?;
-        Ok((report, next))
+        let make = |generator: &dyn Generator| PreparedForGenerator::new(generator, next);
+        self.critic_step_beside(&prepared, make)
     }
 
-    /// The critic's gradients, and what the generator makes meanwhile.
-    fn gradients_beside<T: Send>(
-        &self,
+    /// A critic step, and what the generator makes meanwhile: after it where only this thread may use the generator.
+    fn critic_step_beside<T: Send>(
+        &mut self,
         Prepared { draws, fake }: &Prepared,
         make: impl FnOnce(&dyn Generator) -> T + Send,
-    ) -> (Result<(CriticReport, GradStore), Failure>, T) {
+    ) -> Result<(CriticReport, T)> {
         let learn = || self.critic_gradients(draws, fake);
-        match self.generator.model().as_sync().filter(|_| self.device.is_cpu()) {
-            Some(generator) => beside(learn, || make(generator)),
-            None => (learn(), make(self.generator.model())),
-        }
+        let sync = self.generator.model().as_sync().filter(|_| self.device.is_cpu());
+        let (report, made) = match sync {
+            Some(generator) => {
+                let (gradients, made) = beside(learn, || make(generator));
+                (self.update_critic(draws, gradients), made)
+            }
+            None => {
+                let gradients = learn();
+                let report = self.update_critic(draws, gradients);
+                (report, make(self.generator.model()))
+            }
+        };
+        Ok((report?, made))
     }
 }
