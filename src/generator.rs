@@ -78,7 +78,8 @@ pub trait Generator {
     }
 
     /// The generator for another thread, on which a trainer then makes the samples for the next step, be it the critic's or the
-    /// generator's own, while the critic learns from these. The results are the same; the default, `None`, is slower where there is more than one core.
+    /// generator's own, while the critic learns from these. The results are the same; the default, `None`, is slower where there is
+    /// more than one core.
     ///
     /// Say `Some(self)`, and never anything else, in a type that is `Sync` and whose forward pass depends on its parameters,
     /// its input and nothing else: not on the thread, nor on what the critic's pass changes (shared parameters, a shared

@@ -300,7 +300,7 @@ impl Optimizer for SignMomentum {
         parameters: &Parameters,
         gradients: &GradStore,
         rates: &Rates<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let updates = with_gradients(parameters, gradients)?;
         self.state.advance(parameters)?;
         for (name, parameter, gradient) in updates {
@@ -310,7 +310,7 @@ impl Optimizer for SignMomentum {
             self.rates.borrow_mut().push(rate);
             parameter.set(&parameter.sub(&(mean.sign()? * rate)?)?.detach())?;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

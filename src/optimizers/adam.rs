@@ -38,15 +38,6 @@ impl Optimizer for Adam {
         parameters: &Parameters,
         gradients: &GradStore,
         rates: &Rates<'_>,
-    ) -> Result<()> {
-        self.step_and_look(parameters, gradients, rates).map(drop)
-    }
-
-    fn step_and_look(
-        &mut self,
-        parameters: &Parameters,
-        gradients: &GradStore,
-        rates: &Rates<'_>,
     ) -> Result<bool> {
         let mut finite = true;
         let updates = with_gradients(parameters, gradients)?;

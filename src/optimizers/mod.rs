@@ -56,7 +56,7 @@ use crate::parameters::Parameters;
 ///         parameters: &Parameters,
 ///         gradients: &GradStore,
 ///         rates: &Rates<'_>,
-///     ) -> Result<()> {
+///     ) -> Result<bool> {
 ///         // First all that can fail: a step that fails must change nothing.
 ///         let updates = with_gradients(parameters, gradients)?;
 ///         self.state.advance(parameters)?;
@@ -66,7 +66,7 @@ use crate::parameters::Parameters;
 ///             let rate = rates.learning_rate(name, self.learning_rate);
 ///             parameter.set(&parameter.sub(&(mean.sign()? * rate)?)?.detach())?;
 ///         }
-///         Ok(())
+///         Ok(false) // whether all parameters are finite is for the trainer to see
 ///     }
 ///
 ///     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
@@ -98,6 +98,9 @@ pub trait Optimizer {
     /// One update of every trained parameter. `rates` turns the optimiser's learning rate into that of this step and of
     /// this parameter, and its weight decay likewise.
     ///
+    /// Returns whether every parameter is known to be finite then: `false` where the optimiser did not look, so that the trainer
+    /// does. The crate's own see it as they go, which saves a pass over the parameters.
+    ///
     /// # Errors
     /// [`Error::MissingGradient`] for the first parameter that has no gradient, before any is changed.
     fn step(
@@ -105,22 +108,7 @@ pub trait Optimizer {
         parameters: &Parameters,
         gradients: &GradStore,
         rates: &Rates<'_>,
-    ) -> Result<()>;
-
-    /// The same; returns whether every parameter that it changed is known to be finite then. Where it is not known, the trainer
-    /// looks. The default does not know; the crate's own optimisers see it as they go, which saves a pass over the parameters.
-    ///
-    /// # Errors
-    /// Those of [`step`](Self::step).
-    fn step_and_look(
-        &mut self,
-        parameters: &Parameters,
-        gradients: &GradStore,
-        rates: &Rates<'_>,
-    ) -> Result<bool> {
-        self.step(parameters, gradients, rates)?;
-        Ok(false)
-    }
+    ) -> Result<bool>;
 
     /// Everything that the next step depends on but the parameters and its settings, under names that a person
     /// understands: the quantity, then the parameter, as in `exp_avg.fc1.weight`. The tensors may share the optimiser's
@@ -147,17 +135,8 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
         parameters: &Parameters,
         gradients: &GradStore,
         rates: &Rates<'_>,
-    ) -> Result<()> {
-        (**self).step(parameters, gradients, rates)
-    }
-
-    fn step_and_look(
-        &mut self,
-        parameters: &Parameters,
-        gradients: &GradStore,
-        rates: &Rates<'_>,
     ) -> Result<bool> {
-        (**self).step_and_look(parameters, gradients, rates)
+        (**self).step(parameters, gradients, rates)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

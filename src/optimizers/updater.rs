@@ -48,7 +48,7 @@ impl Updater {
         let factor = self.factor(step)?;
         self.config.clip(parameters, &mut gradients)?;
         let rates = Rates::new(factor, &self.config.groups);
-        match self.optimizer.step_and_look(parameters, &gradients, &rates)? {
+        match self.optimizer.step(parameters, &gradients, &rates)? {
             true => Ok(()),
             false => finite(parameters, step),
         }

@@ -11,12 +11,13 @@ use crate::generator::Generator;
 use crate::random::Stream;
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    /// The draws of the critic step after so many, which must be that of the next batch.
+    /// The draws of the critic step after so many, which must be that of the next batch. The latent points, most of the numbers, are
+    /// drawn on whichever thread calls what is returned.
     pub(super) fn draw_critic<D: Dataset>(
         &self,
         batches: &mut Loader<D>,
         index: u64,
-    ) -> Result<DrawnForCritic> {
+    ) -> Result<impl FnOnce() -> Result<CriticDraws> + Send + use<G, C, D>> {
         let batch_size = self.config.batch_size;
         let (real, labels) = batches.next_labelled_batch()?;
         let real = real.to_device(&self.device)?.to_dtype(self.dtype)?;
@@ -33,18 +34,24 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             .transpose()?;
         let labels = labels.filter(|_| self.classes.is_some());
         let latent = self.latent_points("latent/critic", index, batch_size);
-        Ok(DrawnForCritic { real, epsilon, labels, latent })
+        Ok(move || Ok(CriticDraws { real, latent: latent.draw()?, epsilon, labels }))
     }
 
-    /// The latent points of the next generator step, and classes, each as likely as the others.
-    pub(super) fn draw_generator(&self) -> Result<DrawnForGenerator> {
+    /// The same of the next generator step: latent points, and classes, each as likely as the others.
+    pub(super) fn draw_generator(
+        &self,
+    ) -> impl FnOnce() -> Result<GeneratorDraws> + Send + use<G, C> {
         let (index, batch_size) = (self.generator_steps, self.config.batch_size);
         let latent = self.latent_points("latent/generator", index, batch_size);
-        let labels = self.classes.map(|classes| {
-            let mut stream = Stream::new(self.config.seed, "labels/generator", index);
-            Tensor::from_vec(stream.labels(classes, batch_size), batch_size, &Device::Cpu)
-        });
-        Ok(DrawnForGenerator { latent, labels: labels.transpose()? })
+        let mut stream = Stream::new(self.config.seed, "labels/generator", index);
+        let classes = self.classes;
+        move || {
+            let labels = classes.map(|classes| {
+                let labels = stream.labels(classes, batch_size);
+                Tensor::from_vec(labels, batch_size, &Device::Cpu)
+            });
+            Ok(GeneratorDraws { latent: latent.draw()?, labels: labels.transpose()? })
+        }
     }
 
     /// Latent points from N(0, 1), `(count, latent)`.
@@ -73,32 +80,5 @@ struct LatentPoints {
 impl LatentPoints {
     fn draw(mut self) -> Result<Tensor> {
         self.stream.normal(self.shape, self.dtype, &self.device)
-    }
-}
-
-/// The draws of a critic step, of which the latent points are yet to be made: most of the numbers.
-pub(super) struct DrawnForCritic {
-    real: Tensor,
-    epsilon: Option<Tensor>,
-    labels: Option<Tensor>,
-    latent: LatentPoints,
-}
-
-impl DrawnForCritic {
-    pub(super) fn complete(self) -> Result<CriticDraws> {
-        let draws = CriticDraws::new(self.real, self.latent.draw()?, self.epsilon);
-        Ok(CriticDraws { labels: self.labels, ..draws })
-    }
-}
-
-/// The same for a generator step.
-pub(super) struct DrawnForGenerator {
-    latent: LatentPoints,
-    labels: Option<Tensor>,
-}
-
-impl DrawnForGenerator {
-    pub(super) fn complete(self) -> Result<GeneratorDraws> {
-        Ok(GeneratorDraws { latent: self.latent.draw()?, labels: self.labels })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::WganTrainer;
-use super::round::PreparedForGenerator;
+use super::round::Prepared;
 use super::view::View;
 use crate::average::Average;
 use crate::critic::Critic;
@@ -65,7 +65,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         while self.ended.is_none() {
             let n_critic = self.n_critic()?;
             let (critic, prepared) = self.critic_round(&mut batches, n_critic)?;
-            let PreparedForGenerator { draws, fake } = prepared?;
+            let Prepared { draws, fake } = prepared?;
             let generator = self.update_generator(&draws, fake)?;
             let record = Record {
                 step: self.generator_steps,

@@ -1,11 +1,10 @@
 //! The critic's steps between two of the generator's.
 //!
-//! The generator rests meanwhile. So what it makes next, the samples for the next critic step or those of its own, can be made beside the
-//! critic's gradients at the samples before.
+//! The generator rests meanwhile. So what it makes next, the samples for the next critic step or for its own, can be made beside
+//! the critic's gradients at the samples before.
 
 use candle_core::Tensor;
 
-use super::draws::{DrawnForCritic, DrawnForGenerator};
 use super::{CriticReport, WganTrainer, generated, learning_samples};
 use crate::critic::Critic;
 use crate::data::{Dataset, Loader};
@@ -15,33 +14,22 @@ use crate::generator::Generator;
 use crate::kernels::beside;
 use crate::second_order::Traced;
 
-/// A critic step's draws, and the samples that the generator makes of them.
-struct Prepared {
-    draws: CriticDraws,
-    fake: Tensor,
+/// A step's draws, and the samples that the generator makes of them.
+pub(super) struct Prepared<D, S> {
+    pub(super) draws: D,
+    pub(super) fake: S,
 }
 
-impl Prepared {
-    fn new(generator: &dyn Generator, drawn: Result<DrawnForCritic>) -> Result<Self> {
-        let draws = drawn?.complete()?;
-        let fake = generated(generator, &draws)?;
+impl<D, S> Prepared<D, S> {
+    fn new(draw: impl FnOnce() -> Result<D>, make: impl FnOnce(&D) -> Result<S>) -> Result<Self> {
+        let draws = draw()?;
+        let fake = make(&draws)?;
         Ok(Self { draws, fake })
     }
 }
 
-/// A generator step's draws, and its samples on their way to the critic.
-pub(super) struct PreparedForGenerator {
-    pub(super) draws: GeneratorDraws,
-    pub(super) fake: Traced,
-}
-
-impl PreparedForGenerator {
-    fn new(generator: &dyn Generator, drawn: Result<DrawnForGenerator>) -> Result<Self> {
-        let draws = drawn?.complete()?;
-        let fake = learning_samples(generator, &draws)?;
-        Ok(Self { draws, fake })
-    }
-}
+/// Of a generator step, whose samples lead back to the generator's parameters.
+type PreparedForGenerator = Prepared<GeneratorDraws, Traced>;
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// So many critic steps, lines 2 to 8 of Algorithm 1, and the report of the last; with it what the generator step after them
@@ -51,23 +39,28 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         batches: &mut Loader<D>,
         n_critic: usize,
     ) -> Result<(CriticReport, Result<PreparedForGenerator>)> {
-        let first = self.draw_critic(batches, self.critic_steps);
-        let mut prepared = Prepared::new(self.generator.model(), first)?;
+        let draw = self.draw_critic(batches, self.critic_steps)?;
+        let generator = self.generator.model();
+        let mut prepared = Prepared::new(draw, |draws| generated(generator, draws))?;
         for _ in 1..n_critic {
-            // What fails in it belongs to the next step.
-            let next = self.draw_critic(batches, self.critic_steps + 1);
-            let make = |generator: &dyn Generator| Prepared::new(generator, next);
-            prepared = self.critic_step_beside(&prepared, make)?.1?;
+            let draw = self.draw_critic(batches, self.critic_steps + 1);
+            let next = |generator: &dyn Generator| {
+                Prepared::new(|| draw?(), |draws| generated(generator, draws))
+            };
+            // What failed in the next step's samples belongs to that step: this one is done.
+            prepared = self.critic_step_beside(&prepared, next)?.1?;
         }
-        let next = self.draw_generator();
-        let make = |generator: &dyn Generator| PreparedForGenerator::new(generator, next);
-        self.critic_step_beside(&prepared, make)
+        let draw = self.draw_generator();
+        let next = |generator: &dyn Generator| {
+            Prepared::new(draw, |draws| learning_samples(generator, draws))
+        };
+        self.critic_step_beside(&prepared, next)
     }
 
     /// A critic step, and what the generator makes meanwhile: after it where only this thread may use the generator.
     fn critic_step_beside<T: Send>(
         &mut self,
-        Prepared { draws, fake }: &Prepared,
+        Prepared { draws, fake }: &Prepared<CriticDraws, Tensor>,
         make: impl FnOnce(&dyn Generator) -> T + Send,
     ) -> Result<(CriticReport, T)> {
         let learn = || self.critic_gradients(draws, fake);

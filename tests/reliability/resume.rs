@@ -280,7 +280,7 @@ impl Optimizer for SignMomentum {
         parameters: &Parameters,
         gradients: &GradStore,
         rates: &Rates<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let updates = with_gradients(parameters, gradients)?;
         self.0.advance(parameters)?;
         for (name, parameter, gradient) in updates {
@@ -289,7 +289,7 @@ impl Optimizer for SignMomentum {
             let step = (mean.sign()? * rates.learning_rate(name, 0.01))?;
             parameter.set(&parameter.sub(&step)?.detach())?;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
