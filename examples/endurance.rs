@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use wgan::checkpoint::{Checkpoint, Checkpoints};
-use wgan::data::TensorDataset;
+use wgan::data::{TensorDataset, mnist};
 use wgan::observers::{Every, HistoryCsv, callback, read_history_csv};
 use wgan::random::Stream;
 use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
@@ -31,9 +31,21 @@ struct Arguments {
     #[arg(long, default_value_t = 20_000)]
     steps: u64,
 
+    /// What the long run learns
+    #[arg(long, value_enum, default_value_t = Learns::Points)]
+    learns: Learns,
+
     /// Decides the moments of the kills
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Learns {
+    /// Points of the plane, by a small pair under the gradient penalty
+    Points,
+    /// MNIST, by the pair of `mnist_mlp` under weight clipping
+    Mnist,
 }
 
 fn main() -> Result<()> {
@@ -42,7 +54,10 @@ fn main() -> Result<()> {
         killed(&arguments)?;
     }
     if arguments.steps > 0 {
-        long(arguments.steps)?;
+        match arguments.learns {
+            Learns::Points => points(arguments.steps)?,
+            Learns::Mnist => mnist(arguments.steps)?,
+        }
     }
     Ok(())
 }
@@ -194,9 +209,7 @@ fn compare(undisturbed: &Path, killed: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Points of the plane, with every file that a run writes.
-fn long(steps: u64) -> Result<()> {
-    let folder = tempfile::tempdir()?;
+fn points(steps: u64) -> Result<()> {
     let noise = Stream::new(0, "points", 0).normal((4096, 2), DType::F32, &Device::Cpu)?;
     let data = TensorDataset::new(noise.affine(0.5, 2.0)?)?;
     let build = ModelBuilder::new(0);
@@ -210,28 +223,46 @@ fn long(steps: u64) -> Result<()> {
     let critic =
         MlpCriticConfig { sample_shape: vec![2], hidden: vec![64, 64], ..Default::default() };
     let config = TrainConfig { batch_size: 32, generator_steps: steps, ..TrainConfig::wgan_gp() };
+    let generator = build.generator(|vb| MlpGenerator::new(generator, vb))?;
+    let critic = build.critic(|vb| MlpCritic::new(critic, vb))?;
+    long(WganTrainer::new(generator, critic, config)?, &data, steps)
+}
+
+fn mnist(steps: u64) -> Result<()> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/mnist");
+    let data = mnist::load(folder, mnist::Split::Train)?;
+    let build = ModelBuilder::new(0);
+    let generator = build.generator(|vb| MlpGenerator::new(Default::default(), vb))?;
+    let critic = build.critic(|vb| MlpCritic::new(Default::default(), vb))?;
+    let config = TrainConfig { generator_steps: steps, ..TrainConfig::wgan() };
+    long(WganTrainer::new(generator, critic, config)?, &data, steps)
+}
+
+/// With every file that a run writes.
+fn long(
+    trainer: WganTrainer<MlpGenerator, MlpCritic>,
+    data: &TensorDataset,
+    steps: u64,
+) -> Result<()> {
+    let folder = tempfile::tempdir()?;
     println!("\n{:>10}  {:>12}  {:>12}", "step", "ms a step", "resident MB");
     let every = (steps / 10).max(1);
     let mut since = Instant::now();
-    let mut trainer = WganTrainer::new(
-        build.generator(|vb| MlpGenerator::new(generator, vb))?,
-        build.critic(|vb| MlpCritic::new(critic, vb))?,
-        config,
-    )?
-    .observe(Every::Steps(100), HistoryCsv::new(folder.path()))
-    .observe(
-        Every::Steps(every),
-        callback(move |snapshot| {
-            let milliseconds = 1e3 * since.elapsed().as_secs_f64() / every as f64;
-            let resident =
-                resident().map_or("unknown".into(), |bytes| format!("{:.1}", bytes / 1e6));
-            println!("{:>10}  {milliseconds:>12.3}  {resident:>12}", snapshot.record.step);
-            since = Instant::now();
-            Ok(())
-        }),
-    )
-    .with_checkpoints(Checkpoints::new(folder.path()).every_steps(1000));
-    trainer.fit(&data)?;
+    let mut trainer = trainer
+        .observe(Every::Steps(100), HistoryCsv::new(folder.path()))
+        .observe(
+            Every::Steps(every),
+            callback(move |snapshot| {
+                let milliseconds = 1e3 * since.elapsed().as_secs_f64() / every as f64;
+                let resident =
+                    resident().map_or("unknown".into(), |bytes| format!("{:.1}", bytes / 1e6));
+                println!("{:>10}  {milliseconds:>12.3}  {resident:>12}", snapshot.record.step);
+                since = Instant::now();
+                Ok(())
+            }),
+        )
+        .with_checkpoints(Checkpoints::new(folder.path()).every_steps(1000));
+    trainer.fit(data)?;
     Ok(())
 }
 

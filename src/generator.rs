@@ -77,9 +77,9 @@ pub trait Generator {
         Err(Error::config("the generator's batch of labels", "present", "none: it has no classes"))
     }
 
-    /// The generator for another thread, on which a trainer then makes the samples for the next step, be it the critic's or the
-    /// generator's own, while the critic learns from these. The results are the same; the default, `None`, is slower where there is
-    /// more than one core.
+    /// The generator for another thread. [`fit`](crate::WganTrainer::fit) then makes the samples for a step, be it the critic's or
+    /// the generator's own, while the critic learns from those of the step before. The results are the same; the default, `None`,
+    /// is slower where there is more than one core.
     ///
     /// Say `Some(self)`, and never anything else, in a type that is `Sync` and whose forward pass depends on its parameters,
     /// its input and nothing else: not on the thread, nor on what the critic's pass changes (shared parameters, a shared

@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
-use wgan::data::{Loader, TensorDataset};
+use wgan::data::{Dataset, Loader, TensorDataset};
 use wgan::history::{History, Record};
 use wgan::optimizers::{OptimizerConfig, ParameterGroup, UpdateConfig};
 use wgan::random::Stream;
@@ -22,8 +23,8 @@ type Trainer = WganTrainer<MlpGenerator, MlpCritic>;
 /// Wide enough for every kernel to share its work between threads; each model as its function wraps it.
 fn trainer_of<G: Generator, C: Critic>(
     config: &TrainConfig,
-    wrap_generator: fn(MlpGenerator) -> G,
-    wrap_critic: fn(MlpCritic) -> C,
+    wrap_generator: impl FnOnce(MlpGenerator) -> G,
+    wrap_critic: impl FnOnce(MlpCritic) -> C,
 ) -> WganTrainer<G, C> {
     let build = ModelBuilder::new(config.seed);
     let generator = build.generator(|vb| {
@@ -247,6 +248,85 @@ fn a_critic_with_buffers_is_run_in_order() {
     assert_eq!(run(|critic| critic), run(|critic| Alone(critic, PhantomData)));
 }
 
+fn latent(config: &TrainConfig, purpose: &str, index: u64) -> Tensor {
+    let mut stream = Stream::new(config.seed, purpose, index);
+    stream.normal((config.batch_size, 20), DType::F32, &Device::Cpu).unwrap()
+}
+
+fn critic_draws(
+    config: &TrainConfig,
+    batches: &mut Loader<impl Dataset>,
+    index: u64,
+) -> CriticDraws {
+    let mut epsilon = Stream::new(config.seed, "epsilon", index);
+    let epsilon = epsilon.uniform(0.0, 1.0, config.batch_size, DType::F32, &Device::Cpu);
+    let real = batches.next_batch().unwrap();
+    CriticDraws::new(real, latent(config, "latent/critic", index), Some(epsilon.unwrap()))
+}
+
+/// A generator whose pass of this number fails, counted from 1; `SYNC` where another thread may use it.
+struct Failing<const SYNC: bool> {
+    generator: MlpGenerator,
+    at: usize,
+    passes: AtomicUsize,
+}
+
+impl<const SYNC: bool> Generator for Failing<SYNC> {
+    fn latent_dim(&self) -> usize {
+        self.generator.latent_dim()
+    }
+
+    fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
+        self.generator.forward(latent, train)
+    }
+
+    fn forward_traced(
+        &self,
+        latent: &Traced,
+        labels: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Traced> {
+        if self.passes.fetch_add(1, Ordering::SeqCst) + 1 == self.at {
+            return Err(candle_core::Error::Msg("this pass fails".into()).into());
+        }
+        self.generator.forward_traced(latent, labels, train)
+    }
+
+    fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
+        SYNC.then_some(self as _)
+    }
+}
+
+/// Samples that cannot be made take nothing from the critic step beside which they are made, be they for the next one or for the
+/// generator's own.
+#[test]
+fn a_critic_step_is_done_whatever_fails_in_the_samples_after_it() {
+    fn check<const SYNC: bool>(config: &TrainConfig) {
+        // The first pass of a run checks the models, the second is for the first step.
+        for (at, steps_done) in [(2, 0), (3, 1), (4, 2), (5, 3)] {
+            let passes = AtomicUsize::new(0);
+            let failing = |generator| Failing::<SYNC> { generator, at, passes };
+            let mut failing = trainer_of(config, failing, |critic| critic);
+            let error = failing.fit(&data()).unwrap_err();
+            assert!(error.to_string().contains("this pass fails"), "{error}");
+
+            let mut by_hand = trainer(config);
+            let mut batches = Loader::new(data(), config.batch_size, config.seed).unwrap();
+            for index in 0..steps_done {
+                by_hand.critic_step(&critic_draws(config, &mut batches, index)).unwrap();
+            }
+            let none = History::new();
+            assert_eq!(outcome(&failing, &none), outcome(&by_hand, &none), "{at}: {config:?}");
+        }
+    }
+    for config in [TrainConfig::wgan(), TrainConfig::wgan_gp()] {
+        let config =
+            TrainConfig { seed: 17, batch_size: 64, n_critic: 3, generator_steps: 1, ..config };
+        check::<true>(&config);
+        check::<false>(&config);
+    }
+}
+
 /// What is made ahead of a step, on another thread, is what the step would have made: by hand, each step's draws by its number.
 #[test]
 fn fit_is_its_steps_one_by_one() {
@@ -258,31 +338,13 @@ fn fit_is_its_steps_one_by_one() {
         let mut by_hand = trainer(&config);
         let data = data();
         let mut batches = Loader::new(&data, config.batch_size, config.seed).unwrap();
-        let latent = |purpose: &str, index: u64| {
-            Stream::new(config.seed, purpose, index).normal(
-                (config.batch_size, 20),
-                DType::F32,
-                &Device::Cpu,
-            )
-        };
         for step in 0..config.generator_steps {
             let mut critic = None;
             for index in 3 * step..3 * (step + 1) {
-                let epsilon = Stream::new(config.seed, "epsilon", index).uniform(
-                    0.0,
-                    1.0,
-                    config.batch_size,
-                    DType::F32,
-                    &Device::Cpu,
-                );
-                let draws = CriticDraws::new(
-                    batches.next_batch().unwrap(),
-                    latent("latent/critic", index).unwrap(),
-                    Some(epsilon.unwrap()),
-                );
+                let draws = critic_draws(&config, &mut batches, index);
                 critic = Some(by_hand.critic_step(&draws).unwrap());
             }
-            let draws = latent("latent/generator", step).unwrap();
+            let draws = latent(&config, "latent/generator", step);
             let generator = by_hand.generator_step(draws).unwrap();
             let (critic, record) = (critic.unwrap(), &history[step as usize]);
             assert_eq!(critic.loss, record.critic_loss, "{config:?}");

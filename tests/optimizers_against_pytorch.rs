@@ -87,7 +87,7 @@ fn run(
     let mut optimizer = config.build();
     for step in 0..500 {
         let gradients = gradients(&reference, &parameters, step, &["a", "b"]);
-        optimizer.step(&parameters, &gradients, &Rates::default()).unwrap();
+        assert!(optimizer.step(&parameters, &gradients, &Rates::default()).unwrap(), "finite");
         each(&reference, &parameters, optimizer.as_mut(), step + 1);
     }
     let (_, buffer) = parameters.buffers().next().unwrap();
@@ -113,6 +113,29 @@ fn every_step_in_f64() {
                 assert!(alike || away > 1e-4, "{setting} and {other} after {step}: {away}");
             }
         });
+    }
+}
+
+/// Each optimiser tells a parameter that it has made infinite, whichever it is, of several or of one element.
+#[test]
+fn a_parameter_that_is_not_finite_is_seen() {
+    let reference = Reference::read("optimizers.safetensors");
+    for (setting, config) in SETTINGS {
+        for dtype in [DType::F32, DType::F64] {
+            for name in ["a", "b"] {
+                let parameters = parameters(&reference, dtype);
+                let mut optimizer = config.build();
+                let mut gradients = gradients(&reference, &parameters, 0, &["a", "b"]);
+                let (_, var) = parameters.trained().find(|(other, _)| *other == name).unwrap();
+                let mut values: Vec<f64> =
+                    var.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+                *values.last_mut().unwrap() = f64::INFINITY;
+                let bad = Tensor::new(values, var.device()).unwrap().to_dtype(dtype).unwrap();
+                gradients.insert(var, bad.reshape(var.shape()).unwrap());
+                let finite = optimizer.step(&parameters, &gradients, &Rates::default()).unwrap();
+                assert!(!finite, "{setting}: {name} in {dtype:?}");
+            }
+        }
     }
 }
 

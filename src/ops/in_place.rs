@@ -43,7 +43,7 @@ pub(crate) fn average(average: &Var, x: &Tensor, decay: f64) -> Result<()> {
 }
 
 /// Gives each element of the targets, which are different variables of one shape, its new value. Returns whether the first target
-/// is known to be finite then; on other devices than the CPU that is not looked for.
+/// was seen to be finite then; where there is no kernel nobody looks.
 pub(crate) fn update<const TARGETS: usize, const SOURCES: usize>(
     targets: [&Var; TARGETS],
     sources: [&Tensor; SOURCES],

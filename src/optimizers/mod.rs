@@ -98,8 +98,9 @@ pub trait Optimizer {
     /// One update of every trained parameter. `rates` turns the optimiser's learning rate into that of this step and of
     /// this parameter, and its weight decay likewise.
     ///
-    /// Returns whether every parameter is known to be finite then: `false` where the optimiser did not look, so that the trainer
-    /// does. The crate's own see it as they go, which saves a pass over the parameters.
+    /// Returns `true` only where every trained parameter, as the step leaves it, was seen to be finite. `false` is always right: then
+    /// the trainer looks, and a wrong `true` lets an overflow pass until the next step. The crate's own optimisers see it as they
+    /// go on the CPU in `f32` and `f64`, which saves a pass over the parameters.
     ///
     /// # Errors
     /// [`Error::MissingGradient`] for the first parameter that has no gradient, before any is changed.

@@ -9,18 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::backprop::GradStore;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, MetalStorage, Result, Shape,
     Tensor, TensorId,
 };
 
 use super::Traced;
+use super::gradients::{Gradient, Gradients};
 use super::tape::{Node, walk_back};
-use crate::{error, ops};
+use crate::error;
 
 /// Leaves with their gradients, each once, in the order in which they were reached.
-type Leaves = Vec<(Tensor, Tensor)>;
+type Leaves = Vec<(Tensor, Gradient)>;
 
 /// The gradients of a node's leaves, none of it recorded.
 fn leaf_gradients(node: Arc<Node>, gradient: Tensor) -> error::Result<Leaves> {
@@ -28,11 +28,10 @@ fn leaf_gradients(node: Arc<Node>, gradient: Tensor) -> error::Result<Leaves> {
     let mut places: HashMap<TensorId, usize> = HashMap::new();
     walk_back(node, Traced::unrecorded(gradient), Node::reaches_leaf, |node, gradient| {
         let Some(leaf) = node.as_leaf() else {
-            return Ok(Some(gradient));
+            return gradient.traced().map(Some);
         };
-        let gradient = gradient.into_raw();
         match places.get(&leaf.id()) {
-            Some(&place) => leaves[place].1 = ops::add(&leaves[place].1, &gradient)?,
+            Some(&place) => leaves[place].1.add(gradient)?,
             None => {
                 places.insert(leaf.id(), leaves.len());
                 leaves.push((leaf.clone(), gradient));
@@ -44,24 +43,20 @@ fn leaf_gradients(node: Arc<Node>, gradient: Tensor) -> error::Result<Leaves> {
 }
 
 /// The gradients of every variable that the node was computed from, on the tape and beyond it.
-pub(super) fn backward(node: Arc<Node>, gradient: Tensor) -> error::Result<GradStore> {
+pub(super) fn backward(node: Arc<Node>, gradient: Tensor) -> error::Result<Gradients> {
     let (variables, computed): (Leaves, Leaves) =
         leaf_gradients(node, gradient)?.into_iter().partition(|(leaf, _)| leaf.is_variable());
     // One pass of candle's for all that it computed.
-    let mut gradients = match computed.as_slice() {
-        [] => GradStore::default(),
-        computed => {
-            let ends =
-                computed.iter().map(|(leaf, gradient)| leaf.apply_op1(End(gradient.clone())));
-            Tensor::cat(&ends.collect::<Result<Vec<_>>>()?, 0)?.backward()?
-        }
-    };
+    let mut gradients = Gradients::default();
+    if !computed.is_empty() {
+        let ends = computed
+            .into_iter()
+            .map(|(leaf, gradient)| Ok(leaf.apply_op1(End(gradient.multiplied()?.0))?));
+        let ends = ends.collect::<error::Result<Vec<_>>>()?;
+        gradients = Gradients::of_candle(&Tensor::cat(&ends, 0)?.backward()?);
+    }
     for (variable, gradient) in variables {
-        let gradient = match gradients.remove(&variable) {
-            Some(other) => ops::add(&other, &gradient)?,
-            None => gradient,
-        };
-        gradients.insert(&variable, gradient);
+        gradients.add(variable.id(), gradient)?;
     }
     Ok(gradients)
 }
@@ -165,11 +160,14 @@ impl CustomOp2 for Attached {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let leaves = leaf_gradients(self.node.clone(), gradient.detach())
-            .map_err(error::Error::into_candle)?;
         let thread = std::thread::current().id();
-        let arrivals = leaves.into_iter().map(|(leaf, gradient)| ((thread, leaf.id()), gradient));
-        self.arrived.lock().extend(arrivals);
+        let arrivals = leaf_gradients(self.node.clone(), gradient.detach()).and_then(|leaves| {
+            let arrival = |(leaf, gradient): (Tensor, Gradient)| {
+                Ok(((thread, leaf.id()), gradient.multiplied()?.0))
+            };
+            leaves.into_iter().map(arrival).collect::<error::Result<Vec<_>>>()
+        });
+        self.arrived.lock().extend(arrivals.map_err(error::Error::into_candle)?);
         Ok((None, Some(ends.zeros_like()?)))
     }
 }

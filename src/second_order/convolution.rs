@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use candle_nn::{Conv1d, Conv2d, ConvTranspose2d};
 
-use super::tape::PullBack;
+use super::tape::pull_back;
 use super::{Layer, Traced};
 use crate::error::{Error, Result};
 use crate::ops::{self, Geometry};
@@ -36,13 +36,13 @@ fn product(
     let size = |x: &Traced| [x.dims()[2], x.dims()[3]];
     let product = move |kind, a: &Traced, b: &Traced| product(kind, geometry, a, b, None);
     let (size_of_a, other) = (size(a), b.clone());
-    let for_a: PullBack = Box::new(move |g| match kind {
+    let for_a = pull_back(move |g| match kind {
         Product::Map => product(Product::Image(size_of_a), g, &other),
         Product::Image(_) => product(Product::Map, g, &other),
         Product::Kernel(_) => product(Product::Map, &other, g),
     });
     let (size_of_b, other) = (size(b), a.clone());
-    let for_b: PullBack = Box::new(move |g| match kind {
+    let for_b = pull_back(move |g| match kind {
         Product::Map => product(Product::Kernel(size_of_b), g, &other),
         Product::Image(_) => product(Product::Kernel(size_of_b), &other, g),
         Product::Kernel(_) => product(Product::Image(size_of_b), &other, g),
@@ -50,7 +50,7 @@ fn product(
     let mut operands = vec![(a, for_a), (b, for_b)];
     if let Some(bias) = bias {
         let totals = |g: &Traced| g.channel_totals(g.dims()[1], g.dims()[2] * g.dims()[3]);
-        operands.push((bias, Box::new(totals)));
+        operands.push((bias, pull_back(totals)));
     }
     Ok(Traced::from_operands(value, operands))
 }

@@ -3,13 +3,9 @@
 use candle_core::Tensor;
 
 use super::Traced;
-use super::tape::PullBack;
+use super::tape::pull_back;
 use crate::error::{Error, Result};
 use crate::ops::{self, Function, activate};
-
-fn pull_back(f: impl Fn(&Traced) -> Result<Traced> + Send + Sync + 'static) -> PullBack {
-    Box::new(f)
-}
 
 impl Traced {
     /// Elementwise sum of two tensors of one shape.

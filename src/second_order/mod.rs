@@ -34,6 +34,7 @@ mod apply;
 mod bridge;
 mod convolution;
 mod elementwise;
+mod gradients;
 mod products;
 mod reverse;
 mod rows;
@@ -43,4 +44,5 @@ mod traced;
 
 pub use apply::Layer;
 pub(crate) use convolution::can_be_held;
+pub(crate) use gradients::Gradients;
 pub use traced::Traced;

@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use super::Traced;
-use super::tape::PullBack;
+use super::gradients::Gradient;
+use super::tape::{PullBack, pull_back};
 use crate::error::Result;
 use crate::ops;
 
@@ -30,15 +31,22 @@ fn product(product: Product, a: &Traced, b: &Traced) -> Result<Traced> {
 
 fn pull_backs<'a>(kind: Product, a: &'a Traced, b: &'a Traced) -> [(&'a Traced, PullBack); 2] {
     let (for_a, for_b) = (b.clone(), a.clone());
-    let for_a: PullBack = Box::new(move |g| match kind {
+    let for_a = pull_back(move |g| match kind {
         Product::Nt => product(Product::Nn, g, &for_a),
         Product::Nn => product(Product::Nt, g, &for_a),
         Product::Tn => product(Product::Nt, &for_a, g),
     });
-    let for_b: PullBack = Box::new(move |g| match kind {
-        Product::Nt => product(Product::Tn, g, &for_b),
-        Product::Nn => product(Product::Tn, &for_b, g),
-        Product::Tn => product(Product::Nn, &for_b, g),
+    let is_weight = b.node().and_then(|node| node.as_leaf()).is_some_and(Tensor::is_variable);
+    let for_b: PullBack = Box::new(move |g| {
+        let (left, right) = match kind {
+            Product::Nt => (g, &for_b),
+            Product::Nn => (&for_b, g),
+            Product::Tn => return product(Product::Nn, &for_b, g).map(Gradient::from),
+        };
+        if is_weight && !g.is_recorded() {
+            return Ok(Gradient::product(left.raw().clone(), right.raw().clone()));
+        }
+        product(Product::Tn, left, right).map(Gradient::from)
     });
     [(a, for_a), (b, for_b)]
 }
@@ -53,8 +61,8 @@ fn batched(a: &Traced, b: &Traced) -> Result<Traced> {
 fn batched_with_value(value: Tensor, a: &Traced, b: &Traced) -> Traced {
     let turned = |t: &Traced| t.transpose(t.dims().len() - 2, t.dims().len() - 1);
     let (for_a, for_b) = (b.clone(), a.clone());
-    let for_a: PullBack = Box::new(move |g| batched(g, &turned(&for_a.beside(g))?));
-    let for_b: PullBack = Box::new(move |g| batched(&turned(&for_b.beside(g))?, g));
+    let for_a = pull_back(move |g| batched(g, &turned(&for_a.beside(g))?));
+    let for_b = pull_back(move |g| batched(&turned(&for_b.beside(g))?, g));
     Traced::from_operands(value, [(a, for_a), (b, for_b)])
 }
 
@@ -100,7 +108,7 @@ impl Traced {
         let value = ops::linear(self.raw(), weight.raw(), bias.as_ref().map(Self::raw))?;
         let mut operands = Vec::from(pull_backs(Product::Nt, self, &weight));
         if let Some(bias) = &bias {
-            operands.push((bias, Box::new(move |g| g.channel_totals(outputs, 1))));
+            operands.push((bias, pull_back(move |g| g.channel_totals(outputs, 1))));
         }
         Ok(Self::from_operands(value, operands))
     }

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
+use super::gradients::Gradients;
 use super::tape::walk_back;
 use super::{Traced, bridge};
 use crate::error::{Error, Result};
@@ -55,6 +56,7 @@ impl Traced {
                 ones,
                 |node| way.holds(node),
                 |node, gradient| {
+                    let gradient = gradient.traced()?;
                     if !node.is(target) {
                         return Ok(Some(gradient));
                     }
@@ -75,10 +77,15 @@ impl Traced {
     /// # Errors
     /// Candle's if a product fails.
     pub fn backward(self) -> Result<GradStore> {
+        self.gradients()?.multiplied()
+    }
+
+    /// The same, with those of weights not multiplied yet.
+    pub(crate) fn gradients(self) -> Result<Gradients> {
         let ones = self.raw().ones_like()?;
         match self.into_node() {
             Some(node) if node.reaches_leaf() => bridge::backward(node, ones),
-            _ => Ok(GradStore::default()),
+            _ => Ok(Gradients::default()),
         }
     }
 }

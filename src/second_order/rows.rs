@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use super::Traced;
-use super::tape::PullBack;
+use super::tape::{PullBack, pull_back};
 use crate::error::{Error, Result};
 use crate::ops::{self, Standardised};
 
@@ -29,13 +29,13 @@ impl Traced {
     /// The gradient of standardised rows for their input `x`, given this gradient for the rows.
     fn through_standardised(&self, x: &Self, rows: &Arc<Standardised>) -> Result<Self> {
         let value = rows.gradient(self.raw())?;
-        let for_gradient: PullBack = {
+        let for_gradient = {
             let (x, rows) = (x.clone(), rows.clone());
-            Box::new(move |u| u.through_standardised(&x, &rows))
+            pull_back(move |u| u.through_standardised(&x, &rows))
         };
-        let for_x: PullBack = {
+        let for_x = {
             let (g, rows) = (self.raw().clone(), rows.clone());
-            Box::new(move |u| {
+            pull_back(move |u| {
                 if u.is_recorded() {
                     return Err(Error::NotConnected {
                         what: "the third derivative of a normalisation".into(),
@@ -58,18 +58,18 @@ impl Traced {
         [Some(self), Some(weight), bias].iter().flatten().try_for_each(|x| x.check_on_tape())?;
         let raw_bias = bias.map(Self::raw);
         let value = ops::scale_channels(self.raw(), weight.raw(), raw_bias, positions)?;
-        let for_x: PullBack = {
+        let for_x = {
             let weight = weight.clone();
-            Box::new(move |g| g.scale_channels(&weight, None, positions))
+            pull_back(move |g| g.scale_channels(&weight, None, positions))
         };
-        let for_weight: PullBack = {
+        let for_weight = {
             let (x, channels) = (self.clone(), weight.dims()[0]);
-            Box::new(move |g| g.channel_products(&x, channels, positions))
+            pull_back(move |g| g.channel_products(&x, channels, positions))
         };
         let mut operands = vec![(self, for_x), (weight, for_weight)];
         if let Some(bias) = bias {
             let channels = weight.dims()[0];
-            operands.push((bias, Box::new(move |g| g.channel_totals(channels, positions))));
+            operands.push((bias, pull_back(move |g| g.channel_totals(channels, positions))));
         }
         Ok(Self::from_operands(value, operands))
     }
@@ -90,7 +90,7 @@ impl Traced {
         let value = ops::channel_products(self.raw(), other.raw(), channels, positions)?;
         let scaled = |x: &Self| -> PullBack {
             let x = x.clone();
-            Box::new(move |g| x.scale_channels(g, None, positions))
+            pull_back(move |g| x.scale_channels(g, None, positions))
         };
         Ok(Self::from_operands(value, [(self, scaled(other)), (other, scaled(self))]))
     }

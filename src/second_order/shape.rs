@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_core::shape::{Dim, Dims, Shape, ShapeWithOneHole};
 
 use super::Traced;
-use super::tape::PullBack;
+use super::tape::pull_back;
 use crate::error::{Error, Result};
 
 impl Traced {
@@ -112,8 +112,7 @@ impl Traced {
         let operands = tensors.iter().map(|&tensor| {
             let (from, len) = (start, tensor.dims()[dim]);
             start += len;
-            let pull_back: PullBack = Box::new(move |g: &Self| g.narrow(dim, from, len));
-            (tensor, pull_back)
+            (tensor, pull_back(move |g| g.narrow(dim, from, len)))
         });
         Ok(Self::from_operands(value, operands.collect::<Vec<_>>()))
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::Tensor;
 
 use super::Traced;
+use super::gradients::Gradient;
 use crate::error::Result;
 use crate::kernels::beside;
 
@@ -14,7 +15,12 @@ use crate::kernels::beside;
 ///
 /// It is written in traced operations, and each of them has the gradient for an operand. So where the gradient is
 /// recorded, so is what becomes of it; where it is not, nothing is.
-pub(super) type PullBack = Box<dyn Fn(&Traced) -> Result<Traced> + Send + Sync>;
+pub(super) type PullBack = Box<dyn Fn(&Traced) -> Result<Gradient> + Send + Sync>;
+
+/// A pull-back that multiplies what it multiplies at once.
+pub(super) fn pull_back(f: impl Fn(&Traced) -> Result<Traced> + Send + Sync + 'static) -> PullBack {
+    Box::new(move |g| f(g).map(Gradient::from))
+}
 
 /// The gradients of all operands at once, for an operation that computes them together. It is given a gradient that is not
 /// recorded, as only the first order is known.
@@ -134,20 +140,17 @@ pub(super) fn walk_back(
     from: Arc<Node>,
     gradient: Traced,
     on_the_way: impl Fn(&Node) -> bool,
-    mut at: impl FnMut(&Node, Traced) -> Result<Option<Traced>>,
+    mut at: impl FnMut(&Node, Gradient) -> Result<Option<Traced>>,
 ) -> Result<()> {
-    let mut pending = BTreeMap::from([(from.number, (from, gradient))]);
+    let mut pending = BTreeMap::from([(from.number, (from, Gradient::from(gradient)))]);
     while let Some((_, (node, gradient))) = pending.pop_last() {
         let Some(gradient) = at(&node, gradient)? else { continue };
-        let mut arrive = |operand: Arc<Node>, share: Traced| -> Result<()> {
+        let mut arrive = |operand: Arc<Node>, share: Gradient| -> Result<()> {
             match pending.entry(operand.number) {
                 Entry::Vacant(entry) => {
                     entry.insert((operand, share));
                 }
-                Entry::Occupied(mut entry) => {
-                    let sum = entry.get().1.add(&share)?;
-                    entry.get_mut().1 = sum;
-                }
+                Entry::Occupied(mut entry) => entry.get_mut().1.add(share)?,
             }
             Ok(())
         };
@@ -164,7 +167,7 @@ pub(super) fn walk_back(
             Operands::Together(operands, pull_back) => {
                 for (operand, share) in operands.iter().zip(pull_back(&gradient)?) {
                     if let Some(operand) = operand.as_ref().filter(|operand| on_the_way(operand)) {
-                        arrive(operand.clone(), share)?;
+                        arrive(operand.clone(), share.into())?;
                     }
                 }
             }
@@ -176,7 +179,7 @@ pub(super) fn walk_back(
 /// The shares of an operation's operands. Those of long tensors are made beside each other: the gradient of a layer's weight is of
 /// no use to the layers before it, which wait for that of its input. Not where they are recorded, as the order of the tape would
 /// then depend on which thread was faster.
-fn shares(gradient: &Traced, pull_backs: &[&PullBack]) -> Result<Vec<Traced>> {
+fn shares(gradient: &Traced, pull_backs: &[&PullBack]) -> Result<Vec<Gradient>> {
     /// Elements of a gradient from which a second thread pays.
     const LONG: usize = 16 * 1024;
     let long = || gradient.raw().elem_count() >= LONG && gradient.device().is_cpu();

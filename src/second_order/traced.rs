@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Tensor, TensorId};
 
 use super::bridge;
-use super::tape::{JointPullBack, Node, Operands, PullBack};
+use super::tape::{JointPullBack, Node, Operands, PullBack, pull_back};
 use crate::error::Result;
 
 /// A tensor that knows how it was computed: from a critic's input, and from its parameters.
@@ -178,9 +178,10 @@ impl Traced {
         self.node.as_ref().is_some_and(|node| node.reaches_leaf())
     }
 
-    /// The same tensor; `look` is shown its gradient when that passes.
+    /// The same tensor; `look` is shown its gradient when that passes. It takes the tensor, so that the backward pass can free
+    /// what it was computed from.
     pub(crate) fn watched(
-        &self,
+        self,
         look: impl Fn(&Tensor) -> candle_core::Result<()> + Send + Sync + 'static,
     ) -> Self {
         self.unary(self.raw.clone(), move |g| {
@@ -289,12 +290,12 @@ impl Traced {
     pub(super) fn unary(
         &self,
         raw: Tensor,
-        pull_back: impl Fn(&Self) -> Result<Self> + Send + Sync + 'static,
+        back: impl Fn(&Self) -> Result<Self> + Send + Sync + 'static,
     ) -> Self {
-        let node = self.node.as_ref().map(|node| {
-            let pull_back: PullBack = Box::new(pull_back);
-            Node::operation(Operands::Each(vec![(node.clone(), pull_back)]))
-        });
+        let node = self
+            .node
+            .as_ref()
+            .map(|node| Node::operation(Operands::Each(vec![(node.clone(), pull_back(back))])));
         Self::new(raw, self.pass, node)
     }
 

@@ -16,21 +16,19 @@ use crate::error::Result;
 use crate::generator::Generator;
 use crate::kernels::beside;
 use crate::losses::{Batching, critic_loss, wasserstein_estimate};
-use crate::ops;
-use crate::parameters::Parameters;
-use crate::second_order::Traced;
+use crate::second_order::{Gradients, Traced};
 
 /// A term of the loss.
 struct Term {
     value: Traced,
-    gradients: GradStore,
+    gradients: Gradients,
 }
 
 impl Term {
     /// Of a value that is not finite there are no gradients: the step ends there.
     fn new(value: Tensor, minimised: Traced) -> Result<Self> {
         let finite = number(value.clone())?.is_finite();
-        let gradients = if finite { minimised.backward()? } else { GradStore::default() };
+        let gradients = if finite { minimised.gradients()? } else { Gradients::default() };
         Ok(Self { value: Traced::untracked(&value), gradients })
     }
 }
@@ -75,28 +73,11 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let of_penalty = penalty.as_ref().map(|penalty| &penalty.value);
         let loss = critic_loss(&estimate.value, of_penalty)?;
         let report = CriticReport::read(&estimate.value, &loss, of_penalty)?;
-        let gradients = || sum(self.critic.parameters(), estimate.gradients, penalty);
+        let gradients = || match penalty {
+            Some(penalty) => estimate.gradients.and(penalty.gradients),
+            None => Ok(estimate.gradients),
+        };
         let gradients = self.finite_critic_gradients(&report, &loss, gradients)?;
         Ok((report, gradients))
     }
-}
-
-/// The gradients of the loss.
-fn sum(
-    parameters: &Parameters,
-    mut gradients: GradStore,
-    penalty: Option<Term>,
-) -> Result<GradStore> {
-    let Some(Term { gradients: mut of_penalty, .. }) = penalty else {
-        return Ok(gradients);
-    };
-    for (_, parameter) in parameters.trained() {
-        if let Some(mut gradient) = of_penalty.remove(parameter) {
-            if let Some(other) = gradients.remove(parameter) {
-                gradient = ops::add(&other, &gradient)?;
-            }
-            gradients.insert(parameter, gradient);
-        }
-    }
-    Ok(gradients)
 }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::generator::{Generator, generate};
 use crate::ops::first_non_finite;
 use crate::parameters::{Parameters, layer_of};
-use crate::second_order::Traced;
+use crate::second_order::{Gradients, Traced};
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// The critic's gradients, held to be finite like the terms of the loss. Where the failure arose is to be
@@ -26,7 +26,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         &self,
         report: &CriticReport,
         loss: &Traced,
-        gradients: impl FnOnce() -> Result<GradStore>,
+        gradients: impl FnOnce() -> Result<Gradients>,
     ) -> Result<GradStore, Failure> {
         let parameters = self.critic.parameters();
         report.check(self.step(), &self.config)?;
@@ -40,7 +40,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         draws: &GeneratorDraws,
     ) -> Result<GradStore> {
         let parameters = self.generator.parameters();
-        let (value, gradients) = (loss.detach(), || loss.backward());
+        let (value, gradients) = (loss.detach(), || loss.gradients());
         finite_gradients("the generator loss", value, gradients, parameters, self.step())
             .map_err(|failure| self.located_in_generator_step(failure, draws))
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lipschitz::Lipschitz;
 use crate::ops::first_non_finite;
 use crate::parameters::Parameters;
-use crate::second_order::Traced;
+use crate::second_order::{Gradients, Traced};
 
 /// The figures of a critic step, taken before its update.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -111,23 +111,25 @@ impl Failure {
 pub(super) fn finite_gradients(
     name: &str,
     loss: Tensor,
-    gradients: impl FnOnce() -> Result<GradStore>,
+    gradients: impl FnOnce() -> Result<Gradients>,
     parameters: &Parameters,
     step: u64,
 ) -> Result<GradStore, Failure> {
     finite(name, number(loss)?, step, RATE)?;
-    let gradients = gradients()?;
-    let mut not_finite = Vec::new();
+    let mut gradients = gradients()?;
+    let (mut multiplied, mut not_finite) = (GradStore::default(), Vec::new());
     for (name, parameter) in parameters.trained() {
-        let Some(gradient) = gradients.get(parameter) else {
+        let Some(gradient) = gradients.remove(parameter) else {
             continue; // the optimiser's to report
         };
-        if let Some(value) = first_non_finite(gradient)? {
+        let (gradient, finite) = gradient.multiplied()?;
+        if !finite && let Some(value) = first_non_finite(&gradient)? {
             not_finite.push((name.to_owned(), value));
         }
+        multiplied.insert(parameter, gradient);
     }
     let Some((name, value)) = not_finite.first() else {
-        return Ok(gradients);
+        return Ok(multiplied);
     };
     let cause = "the gradient overflows where the loss does not yet: lower the learning rate, or k and p \
                  of a divergence penalty, or scale the data to [-1, 1]";

@@ -57,7 +57,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         self.critic_step_beside(&prepared, next)
     }
 
-    /// A critic step, and what the generator makes meanwhile: after it where only this thread may use the generator.
+    /// A critic step, and what the generator makes meanwhile: after it where only this thread may use the generator. The generator's
+    /// pass is made where the critic's step fails too, so its running statistics follow both.
     fn critic_step_beside<T: Send>(
         &mut self,
         Prepared { draws, fake }: &Prepared<CriticDraws, Tensor>,

@@ -164,7 +164,7 @@ pub(crate) fn for_image<T: Real>(
     let mut packed = vec![T::zero(); c.geometry.groups * packed_len];
     for (group, packed) in packed.chunks_exact_mut(packed_len).enumerate() {
         let kernel = &kernel[group * outputs * window..][..outputs * window];
-        pack_left(kernel, window, outputs, window, packed);
+        pack_left(&[kernel], window, outputs, packed);
     }
     let mut images = Vec::new();
     let (whole, size) = (&Shared::spare(&mut images, len), c.inputs * pixels);

@@ -16,7 +16,9 @@ pub(crate) use registers::Lanes;
 pub(crate) use tile::{Receiver, Rows, Tile, multiply};
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::finite::rows_are_finite;
 use super::parallel::{Shared, tasks};
 use super::scratch::with_scratch;
 use super::{Real, vectorised};
@@ -76,22 +78,49 @@ impl<T: Real> Matrix<'_, T> {
             },
         );
     }
+}
 
-    /// Writes all panels of a width, `(panels, inner, width)`; the last is as narrow as its columns allow.
+/// Matrices below each other, of as many columns: the right operand of a product.
+#[derive(Clone, Copy)]
+struct Stack<'a, T>(&'a [Matrix<'a, T>]);
+
+impl<T: Real> Stack<'_, T> {
+    fn rows(&self) -> usize {
+        self.0.iter().map(|part| part.rows).sum()
+    }
+
+    fn columns(&self) -> usize {
+        self.0[0].columns
+    }
+
+    /// Writes some columns, `(rows, width)`, with zeros for columns beyond the last.
+    fn pack_panel(&self, first: usize, width: usize, mut out: &mut [T]) {
+        for part in self.0 {
+            let (of_part, rest) = out.split_at_mut(part.rows * width);
+            part.pack_panel(0..part.rows, first, width, of_part);
+            out = rest;
+        }
+    }
+
+    /// Writes all panels of a width, `(panels, rows, width)`; the last is as narrow as its columns allow.
     fn pack(&self, serial: bool, width: usize, out: &mut [T]) {
         /// Rows that one task packs.
         const ROWS: usize = 128;
-        let (inner, pieces) = (self.rows, self.rows.div_ceil(ROWS));
-        let whole = Shared::new(out);
-        tasks(serial, self.columns.div_ceil(width) * pieces, |task| {
-            let (panel, first) = (task / pieces, task % pieces * ROWS);
-            let rows = first..inner.min(first + ROWS);
-            let (start, column) = (panel * inner * width, panel * width);
-            let width = panel_width::<T>(self.columns - column);
-            // SAFETY: each task has rows of its own.
-            let out = unsafe { whole.slice(start + rows.start * width..start + rows.end * width) };
-            self.pack_panel(rows, column, width, out);
-        });
+        let (inner, whole, mut before) = (self.rows(), Shared::new(out), 0);
+        for part in self.0 {
+            let pieces = part.rows.div_ceil(ROWS);
+            tasks(serial, part.columns.div_ceil(width) * pieces, |task| {
+                let (panel, first) = (task / pieces, task % pieces * ROWS);
+                let rows = first..part.rows.min(first + ROWS);
+                let (start, column) = (panel * inner * width, panel * width);
+                let width = panel_width::<T>(part.columns - column);
+                let start = start + (before + rows.start) * width;
+                // SAFETY: each task has rows of its own.
+                let out = unsafe { whole.slice(start..start + rows.len() * width) };
+                part.pack_panel(rows, column, width, out);
+            });
+            before += part.rows;
+        }
     }
 }
 
@@ -227,18 +256,63 @@ fn turned<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bia
     });
 }
 
+/// The sum of `aᵀ b` over one or more pairs, (k, m) and (k, n) with each pair's own k, stored row after row, and whether all of it
+/// is finite, which is looked at while it is in the cache: the product of all a below each other, transposed, and all b.
+pub(crate) fn sum_of_products<T: Real>(pairs: &[(Matrix<'_, T>, Matrix<'_, T>)]) -> (Vec<T>, bool) {
+    let (lefts, rights): (Vec<_>, Vec<_>) = pairs.iter().map(|&(a, b)| (a.t(), b)).unzip();
+    let (rows, columns) = (lefts[0].rows, rights[0].columns);
+    for (left, right) in lefts.iter().zip(&rights) {
+        assert!(left.transposed && !right.transposed, "stored row after row");
+        assert_eq!((left.rows, right.columns), (rows, columns), "products of one shape");
+        assert_eq!(left.columns, right.rows, "inner dimensions");
+    }
+    let (len, right) = (rows * columns, Stack(&rights));
+    if len == 0 || right.rows() == 0 {
+        return (vec![T::zero(); len], true);
+    }
+    let mut out = Vec::new();
+    let (whole, finite) = (&Shared::spare(&mut out, len), AtomicBool::new(true));
+    packed_strips(&lefts, right, |strip| {
+        let (rows, made) = (strip.rows.clone(), strip.columns.clone());
+        straight(whole, columns, strip, None);
+        let row = |row: usize| {
+            let start = row * columns;
+            // SAFETY: this task alone uses the strip, all of which it has written.
+            &*unsafe { whole.slice(start + made.start..start + made.end) }
+        };
+        if !rows_are_finite(rows.map(row)) {
+            finite.store(false, Relaxed);
+        }
+    });
+    // SAFETY: the strips cover the product, and each of them was written.
+    unsafe { out.set_len(len) };
+    (out, finite.into_inner())
+}
+
 /// Cuts `left right` into strips and hands each to `make`, on any thread.
 fn for_each_strip<T: Real>(
     left: Matrix<'_, T>,
     right: Matrix<'_, T>,
     make: impl Fn(Strip<'_, T>) + Sync + Send,
 ) {
-    let (rows, inner) = (left.rows, left.columns);
-    if !left.transposed {
-        return strips(Left::rows(left.elements, rows, inner, inner), rows, right, make);
+    let (rows, inner, right) = (left.rows, left.columns, Stack(&[right]));
+    if left.transposed {
+        packed_strips(&[left], right, make);
+    } else {
+        strips(Left::rows(left.elements, rows, inner, inner), rows, right, make);
     }
+}
+
+/// The same for a left operand of some transposed matrices side by side.
+fn packed_strips<T: Real>(
+    lefts: &[Matrix<'_, T>],
+    right: Stack<'_, T>,
+    make: impl Fn(Strip<'_, T>) + Sync + Send,
+) {
+    let (rows, inner) = (lefts[0].rows, right.rows());
+    let parts: Vec<&[T]> = lefts.iter().map(|left| left.elements).collect();
     with_scratch(packed_left_len(rows, inner), |packed: &mut [T]| {
-        pack_left(left.elements, rows, inner, rows, packed);
+        pack_left(&parts, rows, inner, packed);
         strips(Left::packed(packed, rows, inner), rows, right, make);
     });
 }
@@ -246,10 +320,10 @@ fn for_each_strip<T: Real>(
 fn strips<T: Real>(
     left: Left<'_, T>,
     rows: usize,
-    right: Matrix<'_, T>,
+    right: Stack<'_, T>,
     make: impl Fn(Strip<'_, T>) + Sync + Send,
 ) {
-    let (inner, columns) = (right.rows, right.columns);
+    let (inner, columns) = (right.rows(), right.columns());
     let width = panel_width::<T>(columns);
     let (panels, all_tiles) = (columns.div_ceil(width), rows.div_ceil(ROWS));
     let serial = rows * inner * columns <= SERIAL;
@@ -295,7 +369,7 @@ fn strips<T: Real>(
             with_scratch(inner * width, |elements: &mut [T]| {
                 let first = panel * width;
                 let width = panel_width::<T>(columns - first);
-                right.pack_panel(0..inner, first, width, &mut elements[..inner * width]);
+                right.pack_panel(first, width, &mut elements[..inner * width]);
                 (0..strips).for_each(|i| strip(panel, elements, i));
             });
         });
@@ -367,6 +441,79 @@ pub(crate) mod tests {
         }
     }
 
+    /// Pairs of so many rows each, of values that differ from pair to pair.
+    fn pairs<T: Real>(rows: &[usize], (m, n): (usize, usize)) -> Vec<(Vec<T>, Vec<T>)> {
+        let pair = |(i, &k): (usize, &usize)| {
+            (values(k * m, 2 * i as u64 + 1), values(k * n, 2 * i as u64 + 2))
+        };
+        rows.iter().enumerate().map(pair).collect()
+    }
+
+    fn summed<T: Real>(
+        pairs: &[(Vec<T>, Vec<T>)],
+        rows: &[usize],
+        (m, n): (usize, usize),
+    ) -> (Vec<T>, bool) {
+        let matrices = pairs.iter().zip(rows);
+        let matrices = matrices.map(|((a, b), &k)| (Matrix::new(a, k, m), Matrix::new(b, k, n)));
+        sum_of_products(&matrices.collect::<Vec<_>>())
+    }
+
+    fn check_sum<T: Real>(rows: &[usize], (m, n): (usize, usize), tolerance: f64) {
+        let pairs = pairs::<T>(rows, (m, n));
+        let mut expected = vec![T::zero(); m * n];
+        for ((a, b), &k) in pairs.iter().zip(rows) {
+            naive(&mut expected, Matrix::new(a, k, m).t(), Matrix::new(b, k, n));
+        }
+        let (got, finite) = summed(&pairs, rows, (m, n));
+        assert_close(&got, &expected, tolerance * (rows.iter().sum::<usize>() as f64).sqrt());
+        assert!(finite);
+        // To the bit what the product of all rows below each other is.
+        let (a, b): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let (a, b, k) = (a.concat(), b.concat(), rows.iter().sum());
+        assert!(got == product(Matrix::new(&a, k, m).t(), Matrix::new(&b, k, n)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn a_sum_of_products_equals_the_definition(
+            rows in proptest::collection::vec(0usize..50, 1..4), m in 0usize..150, n in 0usize..150,
+        ) {
+            check_sum::<f64>(&rows, (m, n), 1e-14);
+            check_sum::<f32>(&rows, (m, n), 1e-6);
+        }
+    }
+
+    #[test]
+    fn wide_sums_of_products_equal_the_definition() {
+        for shape in [(512, 784), (300, 100), (1, 512), (784, 20)] {
+            for rows in [[128, 64], [64, 300]] {
+                check_sum::<f32>(&rows, shape, 1e-6);
+                check_sum::<f64>(&rows, shape, 1e-14);
+            }
+        }
+    }
+
+    /// NaN and infinity in a factor, and a sum of finite ones that overflows, wherever it is.
+    #[test]
+    fn a_sum_of_products_that_is_not_finite_is_seen() {
+        let (rows, m, n) = ([7, 5], 90, 130);
+        for (row, column) in [(0, 0), (5, 63), (6, 64), (89, 129), (44, 128)] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38] {
+                for pair in [0, 1] {
+                    let mut pairs = pairs::<f32>(&rows, (m, n));
+                    pairs[pair].0[2 * m + row] = bad;
+                    pairs[pair].1[2 * n..3 * n].fill(0.0);
+                    // Elsewhere 0 * 3e38, which is finite.
+                    pairs[pair].1[2 * n + column] = 2.0;
+                    let (got, finite) = summed(&pairs, &rows, (m, n));
+                    assert!(!finite && !got[row * n + column].is_finite(), "{bad} at {row}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn bytes_do_not_depend_on_the_number_of_threads() {
         for (m, k, n) in [(128, 784, 512), (512, 128, 784), (64, 1024, 784), (7, 3000, 5)] {
@@ -379,6 +526,15 @@ pub(crate) mod tests {
             for threads in [2, 3, 8] {
                 assert_eq!(one, run(threads), "{m} x {k} x {n} on {threads} threads");
             }
+        }
+        for shape in [(512, 784), (300, 100)] {
+            let (rows, pairs) = ([128, 64], pairs::<f32>(&[128, 64], shape));
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| summed(&pairs, &rows, shape))
+            };
+            let one = run(1);
+            assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one), "{shape:?}");
         }
     }
 }

@@ -72,24 +72,22 @@ pub(crate) fn packed_left_len(rows: usize, inner: usize) -> usize {
     rows.div_ceil(ROWS) * ROWS * inner
 }
 
-/// Packs a matrix that is stored with its rows side by side, element `(row, p)` at `p * stride + row`, tile by tile.
-pub(crate) fn pack_left<T: Real>(
-    elements: &[T],
-    rows: usize,
-    inner: usize,
-    stride: usize,
-    packed: &mut [T],
-) {
+/// Packs a matrix that is stored with its rows side by side, `rows` elements for each inner index, tile by tile. The inner index
+/// runs over all of `parts`, one after the other.
+pub(crate) fn pack_left<T: Real>(parts: &[&[T]], rows: usize, inner: usize, packed: &mut [T]) {
     for_each_chunk(packed, ROWS * inner, |offset, tile| {
         let first = offset / inner;
         let count = ROWS.min(rows - first);
-        for (p, out) in tile.chunks_exact_mut(ROWS).enumerate() {
-            let from = &elements[p * stride + first..][..count];
-            if count == ROWS {
-                out.copy_from_slice(from);
-            } else {
-                out[..count].copy_from_slice(from);
-                out[count..].fill(T::zero());
+        let mut tile = tile.chunks_exact_mut(ROWS);
+        for part in parts {
+            for (from, out) in part.chunks_exact(rows).zip(&mut tile) {
+                let from = &from[first..][..count];
+                if count == ROWS {
+                    out.copy_from_slice(from);
+                } else {
+                    out[..count].copy_from_slice(from);
+                    out[count..].fill(T::zero());
+                }
             }
         }
     });

@@ -182,7 +182,7 @@ mod tests {
         let (a, b) = (values::<T>(rows * inner, 1), values::<T>(inner * width, 2));
         let turned: Vec<T> = (0..rows * inner).map(|i| a[i % rows * inner + i / rows]).collect();
         let mut packed = vec![T::zero(); packed_left_len(rows, inner)];
-        pack_left(&turned, rows, inner, rows, &mut packed);
+        pack_left(&[&turned], rows, inner, &mut packed);
         let segments = [5, 16, 35].into_iter().filter(|&segment| inner.is_multiple_of(segment));
         let segments = segments.map(|len| Left::segments(&a, rows, inner, (inner / len, len, len)));
         let lefts = [Left::rows(&a, rows, inner, inner), Left::packed(&packed, rows, inner)];

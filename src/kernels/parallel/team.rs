@@ -356,8 +356,8 @@ impl Open<'_> {
         let mut done = [0; STAGES];
         let mut looks = 0_u32;
         while stage.inside.load(SeqCst) > 0 {
-            // A call takes long: this thread helps meanwhile with loops, and with calls that were brought in this one, but begins
-            // no stranger's, which may take longer. To one that is no helper the second share is as good as any.
+            // A call takes long: this thread helps meanwhile with loops, and with calls that were brought directly in this one, but
+            // begins no stranger's, which may take longer. To one that is no helper the second share is as good as any.
             if let Some(this) = self.call
                 && !panicking
                 && let Some((i, state)) = team.news(&done)
