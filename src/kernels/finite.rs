@@ -33,8 +33,9 @@ pub(super) fn rows_are_finite<'a, T: Real>(mut rows: impl Iterator<Item = &'a [T
                         *sum += x * T::zero();
                     }
                 }
-                for &x in rest {
-                    sums[0] += x * T::zero();
+                // Rows may be shorter than that, all of them.
+                for (sum, &x) in sums.iter_mut().zip(rest) {
+                    *sum += x * T::zero();
                 }
             }
             sums.iter().all(|sum| sum.is_finite())

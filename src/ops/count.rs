@@ -14,7 +14,7 @@ pub(super) fn convolution() {
     COUNTS.with(|counts| counts.set((counts.get().0 + 1, counts.get().1)));
 }
 
-/// Notes a matrix product.
+/// Notes a matrix product, or each of those that are made as one.
 pub(super) fn matrix_product() {
     #[cfg(test)]
     COUNTS.with(|counts| counts.set((counts.get().0, counts.get().1 + 1)));

@@ -95,8 +95,8 @@ use crate::parameters::Parameters;
 /// # }
 /// ```
 pub trait Optimizer {
-    /// One update of every trained parameter. `rates` turns the optimiser's learning rate into that of this step and of
-    /// this parameter, and its weight decay likewise.
+    /// One update of every trained parameter. `gradients` holds those of the trained parameters and no others; `rates` turns the
+    /// optimiser's learning rate into that of this step and of this parameter, and its weight decay likewise.
     ///
     /// Returns `true` only where every trained parameter, as the step leaves it, was seen to be finite. `false` is always right: then
     /// the trainer looks, and a wrong `true` lets an overflow pass until the next step. The crate's own optimisers see it as they

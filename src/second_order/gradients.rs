@@ -7,6 +7,8 @@
 //! ```text
 //! g₁ᵀ x₁ + g₂ᵀ x₂ = [g₁; g₂]ᵀ [x₁; x₂]
 //! ```
+//!
+//! Of a small weight in front of many rows the factors are larger, and it is multiplied at once; so it is where no kernel is.
 
 use std::collections::HashMap;
 
@@ -46,11 +48,14 @@ impl Gradient {
         Ok(())
     }
 
-    /// The tensor, recorded where it is the gradient of something that is.
+    /// The tensor. Factors come from gradients that are not recorded only, so nothing that is recorded is lost.
     pub(super) fn traced(self) -> Result<Traced> {
         match self {
             Self { sum: Some(sum), factors } if factors.is_empty() => Ok(sum),
-            products => Ok(Traced::unrecorded(products.multiplied()?.0)),
+            products => {
+                debug_assert!(products.sum.as_ref().is_none_or(|sum| !sum.is_recorded()));
+                Ok(Traced::unrecorded(products.multiplied()?.0))
+            }
         }
     }
 
@@ -97,7 +102,7 @@ impl Gradients {
     }
 
     /// All of them multiplied, as candle's own backward pass gives them.
-    pub(super) fn multiplied(self) -> Result<GradStore> {
+    pub(super) fn into_store(self) -> Result<GradStore> {
         let mut store = GradStore::default();
         for (variable, gradient) in self.0 {
             store.insert_id(variable, gradient.multiplied()?.0);
@@ -111,7 +116,6 @@ mod tests {
     use candle_core::{DType, Device, Var};
 
     use super::*;
-    use crate::ops::count::counted;
     use crate::random::Stream;
 
     fn draw(name: &str, shape: (usize, usize)) -> Tensor {
@@ -142,35 +146,65 @@ mod tests {
 
     #[test]
     fn shares_of_all_kinds_are_added() -> Result<()> {
-        let weight = Var::from_tensor(&draw("weight", (4, 4)))?;
-        let (ours, candles) = losses(&weight, &draw("x", (7, 4)))?;
+        let weight = Var::from_tensor(&draw("weight", (16, 16)))?;
+        let (ours, candles) = losses(&weight, &draw("x", (7, 16)))?;
         let gradients = ours.gradients()?;
         let factors = &gradients.0[&weight.id()].factors;
         assert_eq!(factors.len(), 3, "two layers and a matrix");
         let expected = candles.backward()?.remove(&weight).expect("tracked");
-        close(&gradients.multiplied()?.remove(&weight).expect("tracked"), &expected)
+        close(&gradients.into_store()?.remove(&weight).expect("tracked"), &expected)
     }
 
     /// Of two losses: one product for the weight of a layer, and each other's variables stay.
     #[test]
     fn the_gradients_of_a_sum_are_those_of_both() -> Result<()> {
-        let weight = Var::from_tensor(&draw("weight", (4, 4)))?;
-        let other = Var::from_tensor(&draw("other", (4, 4)))?;
+        let weight = Var::from_tensor(&draw("weight", (16, 16)))?;
+        let other = Var::from_tensor(&draw("other", (16, 16)))?;
         let mut expected = Vec::new();
         let mut sum = Gradients::default();
         for (name, weights) in [("x", vec![&weight]), ("y", vec![&weight, &other])] {
             for weight in weights {
-                let (ours, candles) = losses(weight, &draw(name, (5, 4)))?;
+                let (ours, candles) = losses(weight, &draw(name, (5, 16)))?;
                 sum = sum.and(ours.gradients()?)?;
                 expected.push(candles.backward()?.remove(weight).expect("tracked"));
             }
         }
         let of_both = sum.remove(&weight).expect("it has one");
         assert_eq!(of_both.factors.len(), 6);
-        let ((product, _), products) = counted(|| of_both.multiplied().expect("they fit"));
-        assert_eq!(products, (0, 6));
+        let stacked = [0, 1].map(|i| -> Result<Tensor> {
+            let factors = of_both.factors.iter().map(|pair| if i == 0 { &pair.0 } else { &pair.1 });
+            Ok(Tensor::cat(&factors.collect::<Vec<_>>(), 0)?)
+        });
+        let [a, b] = stacked;
+        let of_stacked = (ops::matmul_tn(&a?, &b?)? + of_both.sum.as_ref().expect("dense").raw())?;
+        let (product, _) = of_both.multiplied()?;
+        assert_eq!(product.to_vec2::<f64>()?, of_stacked.to_vec2::<f64>()?, "one product");
         close(&product, &(&expected[0] + &expected[1])?)?;
         assert!(sum.remove(&weight).is_none());
-        close(&sum.multiplied()?.remove(&other).expect("it has one"), &expected[2])
+        close(&sum.into_store()?.remove(&other).expect("it has one"), &expected[2])
+    }
+
+    /// What was seen of the product says nothing of what is added to it.
+    #[test]
+    fn a_share_that_is_not_finite_is_not_called_finite() -> Result<()> {
+        let product = || Gradient::product(draw("a", (3, 4)), draw("b", (3, 5)));
+        assert!(product().multiplied()?.1);
+        let mut sum = product();
+        let share = draw("c", (4, 5)).affine(1.0, f64::INFINITY)?;
+        sum.add(Traced::unrecorded(share).into())?;
+        assert!(!sum.multiplied()?.1);
+        Ok(())
+    }
+
+    /// A product that is smaller than its factors is made at once.
+    #[test]
+    fn factors_of_many_rows_are_not_kept() -> Result<()> {
+        let weight = Var::from_tensor(&draw("weight", (16, 16)))?;
+        for (rows, kept) in [(8, 1), (32, 1), (33, 0), (1000, 0)] {
+            let x = Traced::untracked(&draw("x", (rows, 16)));
+            let gradients = x.linear(&weight, None, "a layer")?.sum_all()?.gradients()?;
+            assert_eq!(gradients.0[&weight.id()].factors.len(), kept, "{rows} rows");
+        }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use super::Traced;
 use super::gradients::Gradient;
 use super::tape::{PullBack, pull_back};
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, has_kernel};
 
 /// Which operand is transposed, in the letters of BLAS; the two gradients of each are again among the three.
 #[derive(Debug, Clone, Copy)]
@@ -36,19 +36,33 @@ fn pull_backs<'a>(kind: Product, a: &'a Traced, b: &'a Traced) -> [(&'a Traced, 
         Product::Nn => product(Product::Nt, g, &for_a),
         Product::Tn => product(Product::Nt, &for_a, g),
     });
-    let is_weight = b.node().and_then(|node| node.as_leaf()).is_some_and(Tensor::is_variable);
+    let waits = is_variable(b) && !is_variable(a) && has_kernel(a.raw()) && has_kernel(b.raw());
     let for_b: PullBack = Box::new(move |g| {
         let (left, right) = match kind {
             Product::Nt => (g, &for_b),
             Product::Nn => (&for_b, g),
             Product::Tn => return product(Product::Nn, &for_b, g).map(Gradient::from),
         };
-        if is_weight && !g.is_recorded() {
+        if waits && !g.is_recorded() && is_large(left, right) {
             return Ok(Gradient::product(left.raw().clone(), right.raw().clone()));
         }
         product(Product::Tn, left, right).map(Gradient::from)
     });
     [(a, for_a), (b, for_b)]
+}
+
+fn is_variable(x: &Traced) -> bool {
+    x.node().and_then(|node| node.as_leaf()).is_some_and(Tensor::is_variable)
+}
+
+/// Whether `aᵀ b`, (rows, m) and (rows, n), is as large as its factors, more or less: only then is it worth keeping these.
+fn is_large(a: &Traced, b: &Traced) -> bool {
+    match (a.dims(), b.dims()) {
+        (&[rows, m], &[_, n]) => {
+            rows.saturating_mul(m + n) <= m.saturating_mul(n).saturating_mul(4)
+        }
+        _ => false,
+    }
 }
 
 /// The product of batches of matrices. Candle's takes a transposed operand, but not one turned in any other way.

@@ -77,7 +77,7 @@ impl Traced {
     /// # Errors
     /// Candle's if a product fails.
     pub fn backward(self) -> Result<GradStore> {
-        self.gradients()?.multiplied()
+        self.gradients()?.into_store()
     }
 
     /// The same, with those of weights not multiplied yet.

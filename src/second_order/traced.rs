@@ -225,7 +225,8 @@ impl Traced {
 
     /// A tensor of the critic's own, a weight or a constant, for use in this forward pass.
     ///
-    /// Gradients reach it, and what candle computed it from, except in a pass in which parameters are constants.
+    /// Gradients reach it, and what candle computed it from, except in a pass in which parameters are constants. They are made from
+    /// its memory: a buffer that a pass changes in place must be given as a copy.
     #[must_use]
     pub fn parameter(&self, tensor: &Tensor) -> Self {
         match self.pass {

@@ -498,19 +498,29 @@ pub(crate) mod tests {
     /// NaN and infinity in a factor, and a sum of finite ones that overflows, wherever it is.
     #[test]
     fn a_sum_of_products_that_is_not_finite_is_seen() {
-        let (rows, m, n) = ([7, 5], 90, 130);
-        for (row, column) in [(0, 0), (5, 63), (6, 64), (89, 129), (44, 128)] {
-            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38] {
-                for pair in [0, 1] {
-                    let mut pairs = pairs::<f32>(&rows, (m, n));
-                    pairs[pair].0[2 * m + row] = bad;
-                    pairs[pair].1[2 * n..3 * n].fill(0.0);
-                    // Elsewhere 0 * 3e38, which is finite.
-                    pairs[pair].1[2 * n + column] = 2.0;
-                    let (got, finite) = summed(&pairs, &rows, (m, n));
-                    assert!(!finite && !got[row * n + column].is_finite(), "{bad} at {row}");
+        fn check<T: Real>(rows: [usize; 2], (m, n): (usize, usize), largest: T) {
+            let last = (m - 1, n - 1);
+            let places = [(0, 0), (5, n / 2), (6, n / 2 + 1), (m / 2, n - 2), (m - 2, 0), last];
+            for (row, column) in places {
+                for bad in [T::nan(), T::infinity(), T::neg_infinity(), largest] {
+                    for pair in [0, 1] {
+                        let mut pairs = pairs::<T>(&rows, (m, n));
+                        pairs[pair].0[2 * m + row] = bad;
+                        pairs[pair].1[2 * n..3 * n].fill(T::zero());
+                        // Elsewhere 0 times the largest, which is finite.
+                        pairs[pair].1[2 * n + column] = T::one() + T::one();
+                        let (got, finite) = summed(&pairs, &rows, (m, n));
+                        assert!(!got[row * n + column].is_finite());
+                        let bad = WithDType::to_f64(bad);
+                        assert!(!finite, "{bad} at {row}, {column} of {m} x {n}");
+                    }
                 }
             }
+        }
+        // One task, one for each panel, and strips of long panels.
+        for (rows, shape) in [([7, 5], (90, 130)), ([12, 8], (512, 784)), ([128, 64], (784, 20))] {
+            check(rows, shape, f32::MAX);
+            check(rows, shape, f64::MAX);
         }
     }
 
