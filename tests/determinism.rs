@@ -154,16 +154,36 @@ fn a_run_is_the_same_on_any_number_of_threads() {
     }
 }
 
-/// A model that only one thread may use: the trainer makes one thing after the other.
-struct Alone<M>(M, PhantomData<Cell<()>>);
+/// A critic that only one thread may use: the trainer makes one thing after the other.
+struct Alone<C>(C, PhantomData<Cell<()>>);
 
-impl<G: Generator> Generator for Alone<G> {
+impl<C: Critic> Critic for Alone<C> {
+    fn forward(&self, samples: &Traced) -> Result<Traced> {
+        self.0.forward(samples)
+    }
+}
+
+/// A generator that another thread may use where `SYNC`, one of whose passes may fail.
+struct Wrapped<const SYNC: bool> {
+    generator: MlpGenerator,
+    /// Passes that succeed before one fails.
+    good: Option<usize>,
+    passes: AtomicUsize,
+}
+
+impl<const SYNC: bool> Wrapped<SYNC> {
+    fn new(generator: MlpGenerator, good: Option<usize>) -> Self {
+        Self { generator, good, passes: AtomicUsize::new(0) }
+    }
+}
+
+impl<const SYNC: bool> Generator for Wrapped<SYNC> {
     fn latent_dim(&self) -> usize {
-        self.0.latent_dim()
+        self.generator.latent_dim()
     }
 
     fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-        self.0.forward(latent, train)
+        self.generator.forward(latent, train)
     }
 
     fn forward_traced(
@@ -172,13 +192,14 @@ impl<G: Generator> Generator for Alone<G> {
         labels: Option<&Tensor>,
         train: bool,
     ) -> Result<Traced> {
-        self.0.forward_traced(latent, labels, train)
+        if Some(self.passes.fetch_add(1, Ordering::SeqCst)) == self.good {
+            return Err(candle_core::Error::Msg("this pass fails".into()).into());
+        }
+        self.generator.forward_traced(latent, labels, train)
     }
-}
 
-impl<C: Critic> Critic for Alone<C> {
-    fn forward(&self, samples: &Traced) -> Result<Traced> {
-        self.0.forward(samples)
+    fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
+        SYNC.then_some(self as _)
     }
 }
 
@@ -218,8 +239,9 @@ fn a_failure_is_the_same_where_models_stay_on_their_thread() {
     }
 }
 
-fn alone(config: &TrainConfig) -> WganTrainer<Alone<MlpGenerator>, Alone<MlpCritic>> {
-    trainer_of(config, |model| Alone(model, PhantomData), |model| Alone(model, PhantomData))
+fn alone(config: &TrainConfig) -> WganTrainer<Wrapped<false>, Alone<MlpCritic>> {
+    let generator = |generator| Wrapped::new(generator, None);
+    trainer_of(config, generator, |critic| Alone(critic, PhantomData))
 }
 
 /// Each pass of a critic with spectral normalisation moves its buffers, so the estimate comes before the penalty, never beside it.
@@ -264,59 +286,30 @@ fn critic_draws(
     CriticDraws::new(real, latent(config, "latent/critic", index), Some(epsilon.unwrap()))
 }
 
-/// A generator whose pass of this number fails, counted from 1; `SYNC` where another thread may use it.
-struct Failing<const SYNC: bool> {
-    generator: MlpGenerator,
-    at: usize,
-    passes: AtomicUsize,
-}
-
-impl<const SYNC: bool> Generator for Failing<SYNC> {
-    fn latent_dim(&self) -> usize {
-        self.generator.latent_dim()
-    }
-
-    fn forward(&self, latent: &Tensor, train: bool) -> Result<Tensor> {
-        self.generator.forward(latent, train)
-    }
-
-    fn forward_traced(
-        &self,
-        latent: &Traced,
-        labels: Option<&Tensor>,
-        train: bool,
-    ) -> Result<Traced> {
-        if self.passes.fetch_add(1, Ordering::SeqCst) + 1 == self.at {
-            return Err(candle_core::Error::Msg("this pass fails".into()).into());
-        }
-        self.generator.forward_traced(latent, labels, train)
-    }
-
-    fn as_sync(&self) -> Option<&(dyn Generator + Sync)> {
-        SYNC.then_some(self as _)
-    }
-}
-
 /// Samples that cannot be made take nothing from the critic step beside which they are made, be they for the next one or for the
 /// generator's own.
 #[test]
 fn a_critic_step_is_done_whatever_fails_in_the_samples_after_it() {
     fn check<const SYNC: bool>(config: &TrainConfig) {
-        // The first pass of a run checks the models, the second is for the first step.
-        for (at, steps_done) in [(2, 0), (3, 1), (4, 2), (5, 3)] {
-            let passes = AtomicUsize::new(0);
-            let failing = |generator| Failing::<SYNC> { generator, at, passes };
-            let mut failing = trainer_of(config, failing, |critic| critic);
+        for steps_done in 0..=3 {
+            // One pass checks the models, and the one that fails comes after those of the steps.
+            let good = Some(1 + steps_done);
+            let wrap = |generator| Wrapped::<SYNC>::new(generator, good);
+            let mut failing = trainer_of(config, wrap, |critic| critic);
             let error = failing.fit(&data()).unwrap_err();
             assert!(error.to_string().contains("this pass fails"), "{error}");
 
             let mut by_hand = trainer(config);
             let mut batches = Loader::new(data(), config.batch_size, config.seed).unwrap();
-            for index in 0..steps_done {
+            for index in 0..steps_done as u64 {
                 by_hand.critic_step(&critic_draws(config, &mut batches, index)).unwrap();
             }
             let none = History::new();
-            assert_eq!(outcome(&failing, &none), outcome(&by_hand, &none), "{at}: {config:?}");
+            assert_eq!(
+                outcome(&failing, &none),
+                outcome(&by_hand, &none),
+                "{steps_done}: {config:?}"
+            );
         }
     }
     for config in [TrainConfig::wgan(), TrainConfig::wgan_gp()] {

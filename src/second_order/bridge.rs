@@ -42,6 +42,10 @@ fn leaf_gradients(node: Arc<Node>, gradient: Tensor) -> error::Result<Leaves> {
     Ok(leaves)
 }
 
+fn multiplied(leaves: Leaves) -> error::Result<Vec<(Tensor, Tensor)>> {
+    leaves.into_iter().map(|(leaf, gradient)| Ok((leaf, gradient.multiplied()?.0))).collect()
+}
+
 /// The gradients of every variable that the node was computed from, on the tape and beyond it.
 pub(super) fn backward(node: Arc<Node>, gradient: Tensor) -> error::Result<Gradients> {
     let (variables, computed): (Leaves, Leaves) =
@@ -49,10 +53,9 @@ pub(super) fn backward(node: Arc<Node>, gradient: Tensor) -> error::Result<Gradi
     // One pass of candle's for all that it computed.
     let mut gradients = Gradients::default();
     if !computed.is_empty() {
-        let ends = computed
-            .into_iter()
-            .map(|(leaf, gradient)| Ok(leaf.apply_op1(End(gradient.multiplied()?.0))?));
-        let ends = ends.collect::<error::Result<Vec<_>>>()?;
+        let ends = multiplied(computed)?.into_iter();
+        let ends = ends.map(|(leaf, gradient)| leaf.apply_op1(End(gradient)));
+        let ends = ends.collect::<Result<Vec<_>>>()?;
         gradients = Gradients::of_candle(&Tensor::cat(&ends, 0)?.backward()?);
     }
     for (variable, gradient) in variables {
@@ -160,14 +163,12 @@ impl CustomOp2 for Attached {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let leaves = leaf_gradients(self.node.clone(), gradient.detach())
+            .and_then(multiplied)
+            .map_err(error::Error::into_candle)?;
         let thread = std::thread::current().id();
-        let arrivals = leaf_gradients(self.node.clone(), gradient.detach()).and_then(|leaves| {
-            let arrival = |(leaf, gradient): (Tensor, Gradient)| {
-                Ok(((thread, leaf.id()), gradient.multiplied()?.0))
-            };
-            leaves.into_iter().map(arrival).collect::<error::Result<Vec<_>>>()
-        });
-        self.arrived.lock().extend(arrivals.map_err(error::Error::into_candle)?);
+        let arrivals = leaves.into_iter().map(|(leaf, gradient)| ((thread, leaf.id()), gradient));
+        self.arrived.lock().extend(arrivals);
         Ok((None, Some(ends.zeros_like()?)))
     }
 }

@@ -177,8 +177,8 @@ pub(super) fn walk_back(
 }
 
 /// The shares of an operation's operands. Those of long tensors are made beside each other: the gradients of a layer's parameters
-/// are of no use to the layers before it, which wait for that of its input. Not where they are recorded, as the order of the tape would
-/// then depend on which thread was faster.
+/// are of no use to the layers before it, which wait for that of its input. Not where they are recorded, as the order of the
+/// tape would then depend on which thread was faster.
 fn shares(gradient: &Traced, pull_backs: &[&PullBack]) -> Result<Vec<Gradient>> {
     /// Elements of a gradient from which a second thread pays.
     const LONG: usize = 16 * 1024;
