@@ -51,6 +51,8 @@ pub(super) struct Node {
     leaf: Option<Tensor>,
     has_input: bool,
     reaches_leaf: bool,
+    /// The size of an operation's result.
+    bytes: usize,
     operands: Operands,
 }
 
@@ -62,14 +64,17 @@ impl Node {
             reaches_leaf: tensor.is_some(),
             leaf: tensor,
             has_input: is_input,
+            bytes: 0,
             operands: Operands::Each(Vec::new()),
         })
     }
 
-    pub(super) fn operation(operands: Operands) -> Arc<Self> {
+    /// An operation with this result.
+    pub(super) fn operation(operands: Operands, result: &Tensor) -> Arc<Self> {
         let has_input = operands.nodes().any(|operand| operand.has_input);
         let reaches_leaf = operands.nodes().any(|operand| operand.reaches_leaf);
-        Self::number(Self { number: 0, leaf: None, has_input, reaches_leaf, operands })
+        let bytes = result.elem_count() * result.dtype().size_in_bytes();
+        Self::number(Self { number: 0, leaf: None, has_input, reaches_leaf, bytes, operands })
     }
 
     fn number(node: Self) -> Arc<Self> {
@@ -87,6 +92,11 @@ impl Node {
     /// Whether it was computed from a tensor that a gradient is wanted of.
     pub(super) fn reaches_leaf(&self) -> bool {
         self.reaches_leaf
+    }
+
+    /// The size of its result; 0 for a leaf.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn as_leaf(&self) -> Option<&Tensor> {

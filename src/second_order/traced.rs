@@ -178,6 +178,12 @@ impl Traced {
         self.node.as_ref().is_some_and(|node| node.reaches_leaf())
     }
 
+    /// The size of all results on the way to this one, in bytes: about what its pass holds for the way back. Of what candle
+    /// computed nothing is known.
+    pub(crate) fn pass_bytes(&self) -> usize {
+        self.node.as_ref().map_or(0, |node| node.ancestry(|_| true).map(Node::bytes).sum())
+    }
+
     /// The same tensor; `look` is shown its gradient when that passes. It takes the tensor, so that the backward pass can free
     /// what it was computed from.
     pub(crate) fn watched(
@@ -293,10 +299,10 @@ impl Traced {
         raw: Tensor,
         back: impl Fn(&Self) -> Result<Self> + Send + Sync + 'static,
     ) -> Self {
-        let node = self
-            .node
-            .as_ref()
-            .map(|node| Node::operation(Operands::Each(vec![(node.clone(), pull_back(back))])));
+        let node = self.node.as_ref().map(|node| {
+            let operand = vec![(node.clone(), pull_back(back))];
+            Node::operation(Operands::Each(operand), &raw)
+        });
         Self::new(raw, self.pass, node)
     }
 
@@ -315,7 +321,7 @@ impl Traced {
             }
         }
         let node = (pass != Pass::Unrecorded && !recorded.is_empty())
-            .then(|| Node::operation(Operands::Each(recorded)));
+            .then(|| Node::operation(Operands::Each(recorded), &raw));
         Self::new(raw, pass, node)
     }
 
@@ -330,7 +336,7 @@ impl Traced {
         let pull_back: JointPullBack =
             Box::new(move |g| Ok(pull_back(g.raw())?.into_iter().map(Self::unrecorded).collect()));
         let recorded = pass != Pass::Unrecorded && nodes.iter().any(Option::is_some);
-        let node = recorded.then(|| Node::operation(Operands::Together(nodes, pull_back)));
+        let node = recorded.then(|| Node::operation(Operands::Together(nodes, pull_back), &raw));
         Self::new(raw, pass, node)
     }
 }

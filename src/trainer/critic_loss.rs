@@ -2,8 +2,7 @@
 //!
 //! The loss is a sum, and so are its gradients: each term is differentiated by itself. The terms share nothing but samples and the
 //! critic's parameters, which neither changes, so two threads can make them, where threads that share the loops of one pass wait for
-//! each other at the end of each. A critic with buffers is the exception, since each of its passes moves them: there the
-//! estimate comes first.
+//! each other at the end of each. Where they are made one after the other, the estimate comes first.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -15,7 +14,7 @@ use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::generator::Generator;
 use crate::kernels::beside;
-use crate::losses::{Batching, critic_loss, wasserstein_estimate};
+use crate::losses::{critic_loss, wasserstein_estimate};
 use crate::second_order::{Gradients, Traced};
 
 /// A term of the loss.
@@ -43,9 +42,10 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         fake: &Tensor,
     ) -> Result<(CriticReport, GradStore), Failure> {
         let CriticDraws { real, epsilon, labels, .. } = draws;
-        let (lipschitz, batching) = (self.config.lipschitz, self.batching);
+        let (lipschitz, batching, size) = (self.config.lipschitz, self.batching, &self.critic_pass);
         let estimate = |critic: &dyn Critic| {
             let estimate = wasserstein_estimate(critic, real, fake, batching)?;
+            size.see(&estimate);
             let (value, minimised) = (estimate.detach(), estimate.neg()?);
             drop(estimate); // so that the backward pass frees what it holds as it goes
             Term::new(value, minimised)
@@ -55,10 +55,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             penalty.map(|penalty| Term::new(penalty.detach(), penalty)).transpose()
         };
         let labels = labels.as_ref();
-        let shared = self.critic.model().as_sync().filter(|_| {
-            lipschitz.penalises() && batching == Batching::Together && self.device.is_cpu()
-        });
-        let (penalty, estimate) = match shared {
+        let (penalty, estimate) = match self.critic_for_two_terms() {
             Some(critic) => {
                 beside(|| penalty(&*given(critic, labels)), || estimate(&*given(critic, labels)))
             }

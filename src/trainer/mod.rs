@@ -1,5 +1,6 @@
 //! Algorithm 1 of the WGAN paper, and nothing else.
 
+mod at_once;
 mod checks;
 mod critic_alone;
 mod critic_loss;
@@ -37,6 +38,7 @@ use crate::optimizers::{Optimizer, Updater};
 use crate::parameters::Parameters;
 use crate::second_order::Traced;
 use crate::stop::Ended;
+use at_once::PassSize;
 use gradient_probe::GradientProbe;
 use report::Failure;
 
@@ -85,6 +87,10 @@ pub struct WganTrainer<G, C> {
     device: Device,
     dtype: DType,
     batching: Batching,
+    /// Of the critic's pass over both batches.
+    critic_pass: PassSize,
+    /// Of the generator's pass.
+    generator_pass: PassSize,
     classes: Option<usize>,
     history: History,
     ended: Option<Ended>,
@@ -119,6 +125,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         kernels::memory::keep_for_next_step();
         Ok(Self {
             batching: Batching::for_critic(critic.parameters()),
+            critic_pass: PassSize::default(),
+            generator_pass: PassSize::default(),
             classes: checks::common_classes(generator.model(), critic.model())?,
             generator_updates: Updater::new(
                 "generator",

@@ -57,16 +57,15 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         self.critic_step_beside(&prepared, next)
     }
 
-    /// A critic step, and what the generator makes meanwhile: after it where only this thread may use the generator. The generator's
-    /// pass is made where the critic's step fails too, so its running statistics follow both.
+    /// A critic step, and what the generator makes meanwhile, or after it. The generator's pass is made where the critic's step
+    /// fails too, so its running statistics follow both.
     fn critic_step_beside<T: Send>(
         &mut self,
         Prepared { draws, fake }: &Prepared<CriticDraws, Tensor>,
         make: impl FnOnce(&dyn Generator) -> T + Send,
     ) -> Result<(CriticReport, T)> {
         let learn = || self.critic_gradients(draws, fake);
-        let sync = self.generator.model().as_sync().filter(|_| self.device.is_cpu());
-        let (report, made) = match sync {
+        let (report, made) = match self.generator_beside_the_critic() {
             Some(generator) => {
                 let (gradients, made) = beside(learn, || make(generator));
                 (self.update_critic(draws, gradients), made)
