@@ -97,7 +97,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 struct Figures {
     seconds: f64,
     peak_mib: f64,
-    /// What a step makes, and how many a second a large product makes; PyTorch's process counts and measures.
+    /// What a step needs, and how many a second a large product makes; PyTorch's process counts and measures.
     flops: f64,
     matrix_peak: f64,
 }

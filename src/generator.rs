@@ -78,8 +78,9 @@ pub trait Generator {
     }
 
     /// The generator for another thread. [`fit`](crate::WganTrainer::fit) then makes the samples for a step, be it the critic's or
-    /// the generator's own, while the critic learns from those of the step before. The results are the same; the default, `None`,
-    /// is slower where there is more than one core.
+    /// the generator's own, while the critic learns from those of the step before, unless the results of a pass are larger than 32 MiB
+    /// in all, since two passes hold more than one. The samples are the same; the default, `None`, is slower where there is more
+    /// than one core.
     ///
     /// Say `Some(self)`, and never anything else, in a type that is `Sync` and whose forward pass depends on its parameters,
     /// its input and nothing else: not on the thread, nor on what the critic's pass changes (shared parameters, a shared

@@ -6,7 +6,7 @@ An iteration is one critic step and a fifth of a generator step, written as a ca
 program has it: real and generated samples in one pass, no graph for the generator in the
 critic's step, no gradients for the critic in the generator's. Prints one line of JSON:
 the median seconds of an iteration, the process's peak memory, the floating-point operations
-of the convolutions and matrix products that an iteration makes, and how many a second a large
+of the convolutions and matrix products that an iteration needs, and how many a second a large
 product makes.
 """
 
@@ -54,14 +54,18 @@ def gradient_penalty(critic, real, fake):
 
 
 class Flops(TorchDispatchMode):
-    """Counts what is multiplied and added, the backward passes' too: PyTorch's own counter refuses `autograd.grad`."""
+    """Counts the floating-point operations of convolutions and matrix products, the backward passes' too, but for products
+    with zeros, which the gradient of a leaky ReLU's slope is. PyTorch's own counter refuses `autograd.grad`.
+    """
 
     total = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if count := flop_registry.get(function._overloadpacket):
+        count = flop_registry.get(function._overloadpacket)
+        matrices = (x for x in args if isinstance(x, torch.Tensor) and x.dim() > 1)
+        if count and all(x.any() for x in matrices):
             self.total += count(*args, **kwargs, out_val=result)
         return result
 
@@ -122,8 +126,6 @@ def main(name, strategy, batch, steps, threads):
             step()
         return counter.total
 
-    flops = flops_of(critic_step) + flops_of(generator_step) / N_CRITIC
-
     seconds = []
     for step in range(WARM_UP + steps):
         start = time.perf_counter()
@@ -134,6 +136,7 @@ def main(name, strategy, batch, steps, threads):
             seconds.append((time.perf_counter() - start) / N_CRITIC)
     seconds.sort()
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    flops = flops_of(critic_step) + flops_of(generator_step) / N_CRITIC
     figures = {"seconds": seconds[len(seconds) // 2], "peak_mib": peak_mib, "flops": flops, "matrix_peak": matrix_peak()}
     print(json.dumps(figures))
 

@@ -77,8 +77,9 @@ pub trait Critic {
         Err(Error::config("the critic's batch of labels", "present", "none: it has no classes"))
     }
 
-    /// The critic for two threads at once, on which a trainer then differentiates the penalty and the rest of the loss. The results
-    /// are the same; the default, `None`, is slower where there is more than one core.
+    /// The critic for two threads at once, on which a trainer then differentiates the penalty and the rest of the loss, unless the
+    /// results of a pass are larger than 32 MiB in all, since two passes hold more than one. The results are the same; the default,
+    /// `None`, is slower where there is more than one core.
     ///
     /// Say `Some(self)`, and never anything else, in a type that is `Sync` and whose forward pass depends on its parameters,
     /// its input and nothing else, and changes nothing but its buffers, as [`Generator::as_sync`](crate::Generator::as_sync) has

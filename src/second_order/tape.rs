@@ -51,7 +51,7 @@ pub(super) struct Node {
     leaf: Option<Tensor>,
     has_input: bool,
     reaches_leaf: bool,
-    /// The size of an operation's result.
+    /// The size of an operation's result; 0 for a leaf.
     bytes: usize,
     operands: Operands,
 }
@@ -94,9 +94,13 @@ impl Node {
         self.reaches_leaf
     }
 
-    /// The size of its result; 0 for a leaf.
+    /// The size of its result; for a leaf that of what candle computed it from.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        let size = |x: &Tensor| x.elem_count() * x.dtype().size_in_bytes();
+        let computed = |leaf: &Tensor| -> usize {
+            leaf.sorted_nodes().into_iter().filter(|x| !x.is_variable()).map(size).sum()
+        };
+        self.bytes + self.leaf.as_ref().map_or(0, computed)
     }
 
     pub(super) fn as_leaf(&self) -> Option<&Tensor> {

@@ -178,8 +178,8 @@ impl Traced {
         self.node.as_ref().is_some_and(|node| node.reaches_leaf())
     }
 
-    /// The size of all results on the way to this one, in bytes: about what its pass holds for the way back. Of what candle
-    /// computed nothing is known.
+    /// The size of all results on the way to this one, in bytes: about what its pass holds for the way back, or more where views
+    /// are among them, or what is not needed again. Those of candle's operators count, but nothing that they were given.
     pub(crate) fn pass_bytes(&self) -> usize {
         self.node.as_ref().map_or(0, |node| node.ancestry(|_| true).map(Node::bytes).sum())
     }
@@ -348,5 +348,29 @@ impl std::fmt::Debug for Traced {
             .field("pass", &self.pass)
             .field("tracked", &self.is_tracked())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+
+    /// Each result counts once, whatever is made of it.
+    #[test]
+    fn the_size_of_a_pass_is_that_of_its_results() -> Result<()> {
+        let weight = Var::ones((5, 3), DType::F64, &Device::Cpu)?;
+        let x = Traced::untracked(&Tensor::ones((4, 3), DType::F64, &Device::Cpu)?);
+        assert_eq!(x.exp()?.pass_bytes(), 0, "nothing leads back from it");
+        let h = x.linear(&weight, None, "a layer")?;
+        let y = h.tanh()?.mul(&h)?;
+        let result = 8 * 4 * 5;
+        assert_eq!(y.pass_bytes(), 3 * result);
+        let joint = Traced::from_joint_operands(y.detach(), &[&y, &h, &x], |_| unreachable!());
+        assert_eq!(joint.pass_bytes(), 4 * result);
+        let of_candle = x.through_candle(|x| Ok(x.matmul(&weight.t()?)?.exp()?.tanh()?))?;
+        assert_eq!(of_candle.sqr()?.pass_bytes(), 8 * 3 * 5 + 4 * result, "the weight's view, too");
+        Ok(())
     }
 }

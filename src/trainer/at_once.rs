@@ -1,6 +1,6 @@
 //! What is made at once, on two threads.
 //!
-//! Passes that are made beside each other both hold their activations. Where these are small that costs little, and saves sharing
+//! Passes that are made beside each other hold the activations of both. Where these are small that costs little, and saves sharing
 //! short loops. Where they are large, loops are long enough to be shared without a loss, and memory is what counts. The results
 //! are the same to the last bit.
 
@@ -12,12 +12,12 @@ use crate::generator::Generator;
 use crate::losses::Batching;
 use crate::second_order::Traced;
 
-/// How much a pass holds for the way back, as its first run shows.
+/// How large a pass is: the size of all of its results, as its first run shows. The batches of a run are of one size.
 #[derive(Debug, Default)]
 pub(super) struct PassSize(OnceLock<usize>);
 
 impl PassSize {
-    /// 32 MiB: by measurement a DCGAN of 32 pixels still gains at batch 64, and no larger pair does.
+    /// 32 MiB. By measurement a DCGAN of 32 pixels and width 32 gains at batch 64, with 14 MiB, and from some 60 MiB on nothing does.
     const SMALL: usize = 32 << 20;
 
     /// Looks at what a run of the pass ends with.
@@ -35,13 +35,13 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     /// The critic, where the terms of its loss are made at once. One with buffers is moved by each of its passes.
     pub(super) fn critic_for_two_terms(&self) -> Option<&(dyn Critic + Sync)> {
         let two = self.config.lipschitz.penalises() && self.batching == Batching::Together;
-        let at_once = two && self.device.is_cpu() && self.critic_pass.is_small();
+        let at_once = two && self.device.is_cpu() && self.critic_pass_size.is_small();
         self.critic.model().as_sync().filter(|_| at_once)
     }
 
     /// The generator, where it makes samples at once with the critic's gradients at others.
     pub(super) fn generator_beside_the_critic(&self) -> Option<&(dyn Generator + Sync)> {
-        let small = self.critic_pass.is_small() && self.generator_pass.is_small();
+        let small = self.critic_pass_size.is_small() && self.generator_pass_size.is_small();
         self.generator.model().as_sync().filter(|_| self.device.is_cpu() && small)
     }
 }

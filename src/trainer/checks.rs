@@ -95,7 +95,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let fake = (generator.parameters()).keeping_buffers(|| {
             generator.model().forward_traced(&Traced::untracked(&latent), labels, true)
         })?;
-        self.generator_pass.see(&fake);
+        self.generator_pass_size.see(&fake);
         if fake.dims() != samples {
             return Err(Error::Shape {
                 what: format!("the generator's output for {batch} latent points"),

@@ -2,7 +2,8 @@
 //!
 //! The loss is a sum, and so are its gradients: each term is differentiated by itself. The terms share nothing but samples and the
 //! critic's parameters, which neither changes, so two threads can make them, where threads that share the loops of one pass wait for
-//! each other at the end of each. Where they are made one after the other, the estimate comes first.
+//! each other at the end of each. One after the other the estimate comes first, as each pass moves a critic's
+//! buffers.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -42,7 +43,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         fake: &Tensor,
     ) -> Result<(CriticReport, GradStore), Failure> {
         let CriticDraws { real, epsilon, labels, .. } = draws;
-        let (lipschitz, batching, size) = (self.config.lipschitz, self.batching, &self.critic_pass);
+        let (lipschitz, batching, size) =
+            (self.config.lipschitz, self.batching, &self.critic_pass_size);
         let estimate = |critic: &dyn Critic| {
             let estimate = wasserstein_estimate(critic, real, fake, batching)?;
             size.see(&estimate);

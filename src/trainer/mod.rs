@@ -30,7 +30,7 @@ use crate::draws::{CriticDraws, GeneratorDraws};
 use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
-use crate::kernels;
+use crate::kernels::memory::Kept;
 use crate::losses::{Batching, generator_loss};
 use crate::network::Network;
 use crate::observers::{Every, Observer, Watch};
@@ -87,10 +87,10 @@ pub struct WganTrainer<G, C> {
     device: Device,
     dtype: DType,
     batching: Batching,
-    /// Of the critic's pass over both batches.
-    critic_pass: PassSize,
-    /// Of the generator's pass.
-    generator_pass: PassSize,
+    /// How large the critic's pass over both batches is.
+    critic_pass_size: PassSize,
+    /// How large the generator's pass is.
+    generator_pass_size: PassSize,
     classes: Option<usize>,
     history: History,
     ended: Option<Ended>,
@@ -100,6 +100,7 @@ pub struct WganTrainer<G, C> {
     expected_data: Option<(PathBuf, DataIdentity)>,
     generator_steps: u64,
     critic_steps: u64,
+    _memory: Option<Kept>,
 }
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
@@ -122,11 +123,11 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         config: TrainConfig,
         (device, dtype): (Device, DType),
     ) -> Result<Self> {
-        kernels::memory::keep_for_next_step();
         Ok(Self {
+            _memory: device.is_cpu().then(Kept::new),
             batching: Batching::for_critic(critic.parameters()),
-            critic_pass: PassSize::default(),
-            generator_pass: PassSize::default(),
+            critic_pass_size: PassSize::default(),
+            generator_pass_size: PassSize::default(),
             classes: checks::common_classes(generator.model(), critic.model())?,
             generator_updates: Updater::new(
                 "generator",
