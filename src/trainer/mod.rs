@@ -75,6 +75,10 @@ use report::Failure;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// While a trainer on the CPU lives, the GNU C library's allocator keeps what is freed for the next step, in the whole process
+/// (`M_MMAP_MAX` is 0 and `M_TRIM_THRESHOLD` -1), and gives most of it back with the last trainer. Where the environment has set these
+/// or the like (`MALLOC_TRIM_THRESHOLD_`), they stay as they are.
 pub struct WganTrainer<G, C> {
     generator: Network<G>,
     critic: Network<C>,
@@ -124,7 +128,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         (device, dtype): (Device, DType),
     ) -> Result<Self> {
         Ok(Self {
-            _memory: device.is_cpu().then(Kept::new),
+            _memory: device.is_cpu().then(Kept::new).flatten(),
             batching: Batching::for_critic(critic.parameters()),
             critic_pass_size: PassSize::default(),
             generator_pass_size: PassSize::default(),
