@@ -1,13 +1,26 @@
 //! What the system's allocator does with the memory of a step.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-/// While one of these lives, what is freed stays with the process, for the next allocation.
+/// Lets the allocator keep some of what a training step frees for the next step, instead of giving it back to the system page
+/// by page and asking for it again.
 ///
-/// A training step frees what the next one asks for again. The GNU C library gives most of it back to the system in between, and
-/// the system hands it out page by page, each zeroed: up to a fifth of a wide pair's step. With the last of these the library is told
-/// to give back what is free, and from then on what is freed, as usual. Its settings are those of the whole process. Threads other than
-/// the program's first have small heaps of their own, for which they do less.
+/// The GNU C library keeps up to twice the largest block that it had from the system and saw freed, and counts only blocks
+/// of up to 32 MiB. So it is shown such a block, which nothing is written to and which therefore takes no memory. Other
+/// allocators do not mind.
+pub(crate) fn keep_for_next_step() {
+    static ONCE: Once = Once::new();
+    /// 32 MiB with room for what the library puts in front.
+    const LARGEST: usize = (32 << 20) - (64 << 10);
+    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGEST))));
+}
+
+/// While one of these lives, all that is freed stays with the process.
+///
+/// It is for passes that hold more than the library keeps of its own accord: pages that come and go, each zeroed, are up to a fifth
+/// of a wide pair's step. For smaller ones it would be a loss, since a history that grows leaves holes in a heap that never shrinks.
+/// With the last of these the GNU C library is told to give back what is free, and from then on what is freed, as usual. Its settings
+/// are those of the whole process. Threads other than the program's first have small heaps of their own, for which they do less.
 #[derive(Debug)]
 pub(crate) struct Kept(());
 
@@ -54,18 +67,24 @@ mod system {
         })
     }
 
-    /// Blocks come from the heap instead of mappings of their own, which would end with them, and the heap does not shrink.
+    /// Blocks come from the heap instead of mappings of their own, which would end with them, and the heap does not shrink. What
+    /// is free by now is mostly what it took to prepare the run.
     pub(super) fn keep() {
+        trim();
         set(libc::M_MMAP_MAX, 0);
         set(libc::M_TRIM_THRESHOLD, -1);
     }
 
-    /// What is free goes back, and the settings are those that the library comes to by itself where large blocks are freed.
+    /// What is free goes back, and the settings are those that [`keep_for_next_step`](super::keep_for_next_step) leads to.
     pub(super) fn give_back() {
         const LARGEST: c_int = 32 << 20;
         set(libc::M_MMAP_MAX, 1 << 16);
         set(libc::M_MMAP_THRESHOLD, LARGEST);
         set(libc::M_TRIM_THRESHOLD, 2 * LARGEST);
+        trim();
+    }
+
+    fn trim() {
         // SAFETY: it takes the allocator's own locks, and touches free memory only.
         unsafe { libc::malloc_trim(0) };
     }

@@ -1,4 +1,4 @@
-//! What is made at once, on two threads.
+//! What is made at once, on two threads, and what is kept of the memory of large passes.
 //!
 //! Passes that are made beside each other hold the activations of both. Where these are small that costs little, and saves sharing
 //! short loops. Where they are large, loops are long enough to be shared without a loss, and memory is what counts. The results
@@ -9,25 +9,30 @@ use std::sync::OnceLock;
 use super::WganTrainer;
 use crate::critic::Critic;
 use crate::generator::Generator;
+use crate::kernels::memory::Kept;
 use crate::losses::Batching;
 use crate::second_order::Traced;
 
 /// How large a pass is: the size of all of its results, as its first run shows. The batches of a run are of one size.
 #[derive(Debug, Default)]
-pub(super) struct PassSize(OnceLock<usize>);
+pub(super) struct PassSize(OnceLock<(usize, Option<Kept>)>);
 
 impl PassSize {
     /// 32 MiB. By measurement a DCGAN of 32 pixels and width 32 gains at batch 64, with 14 MiB, and from some 60 MiB on nothing does.
     const SMALL: usize = 32 << 20;
 
-    /// Looks at what a run of the pass ends with.
+    /// Looks at what a run of the pass ends with. The memory of a large one is kept from then on.
     pub(super) fn see(&self, end: &Traced) {
-        self.0.get_or_init(|| end.pass_bytes());
+        self.0.get_or_init(|| {
+            let bytes = end.pass_bytes();
+            let large = bytes > Self::SMALL && end.device().is_cpu();
+            (bytes, large.then(Kept::new).flatten())
+        });
     }
 
     /// Not before it was seen.
     fn is_small(&self) -> bool {
-        self.0.get().is_some_and(|&bytes| bytes <= Self::SMALL)
+        self.0.get().is_some_and(|&(bytes, _)| bytes <= Self::SMALL)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::draws::{CriticDraws, GeneratorDraws};
 use crate::error::{Error, Result};
 use crate::generator::{Generator, generate, labels_in_turn};
 use crate::history::History;
-use crate::kernels::memory::Kept;
+use crate::kernels;
 use crate::losses::{Batching, generator_loss};
 use crate::network::Network;
 use crate::observers::{Every, Observer, Watch};
@@ -76,9 +76,9 @@ use report::Failure;
 /// # }
 /// ```
 ///
-/// While a trainer on the CPU lives, the GNU C library's allocator keeps what is freed for the next step, in the whole process
-/// (`M_MMAP_MAX` is 0 and `M_TRIM_THRESHOLD` -1), and gives most of it back with the last trainer. Where the environment has set these
-/// or the like (`MALLOC_TRIM_THRESHOLD_`), they stay as they are.
+/// While a trainer of large models on the CPU lives, the GNU C library's allocator keeps what is freed for the next step, in the whole
+/// process (`M_MMAP_MAX` is 0 and `M_TRIM_THRESHOLD` -1), and gives most of it back with the last such trainer. Where the environment
+/// has set these or the like (`MALLOC_TRIM_THRESHOLD_`), they stay as they are.
 pub struct WganTrainer<G, C> {
     generator: Network<G>,
     critic: Network<C>,
@@ -104,7 +104,6 @@ pub struct WganTrainer<G, C> {
     expected_data: Option<(PathBuf, DataIdentity)>,
     generator_steps: u64,
     critic_steps: u64,
-    _memory: Option<Kept>,
 }
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
@@ -127,8 +126,8 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         config: TrainConfig,
         (device, dtype): (Device, DType),
     ) -> Result<Self> {
+        kernels::memory::keep_for_next_step();
         Ok(Self {
-            _memory: device.is_cpu().then(Kept::new).flatten(),
             batching: Batching::for_critic(critic.parameters()),
             critic_pass_size: PassSize::default(),
             generator_pass_size: PassSize::default(),
