@@ -18,9 +18,9 @@ pub(crate) fn keep_for_next_step() {
 /// While one of these lives, all that is freed stays with the process.
 ///
 /// It is for passes that hold more than the library keeps of its own accord: pages that come and go, each zeroed, are up to a fifth
-/// of a wide pair's step. For smaller ones it would be a loss, since a history that grows leaves holes in a heap that never shrinks.
-/// With the last of these the GNU C library is told to give back what is free, and from then on what is freed, as usual. Its settings
-/// are those of the whole process. Threads other than the program's first have small heaps of their own, for which they do less.
+/// of a wide pair's step. With the last of these the GNU C library is told to give back what is free, and from then on what is
+/// freed, as usual. Its settings are those of the whole process. Threads other than the program's first have small heaps of their own,
+/// for which they do less.
 #[derive(Debug)]
 pub(crate) struct Kept(());
 
