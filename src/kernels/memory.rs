@@ -2,6 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
+/// The largest block that the GNU C library takes from its heap by its own rules.
+const LARGEST: usize = 32 << 20;
+
 /// Lets the allocator keep some of what a training step frees for the next step, instead of giving it back to the system page
 /// by page and asking for it again.
 ///
@@ -10,15 +13,15 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 /// allocators do not mind.
 pub(crate) fn keep_for_next_step() {
     static ONCE: Once = Once::new();
-    /// 32 MiB with room for what the library puts in front.
-    const LARGEST: usize = (32 << 20) - (64 << 10);
-    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGEST))));
+    // With room for what the library puts in front.
+    let len = LARGEST - (64 << 10);
+    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(len))));
 }
 
 /// While one of these lives, all that is freed stays with the process.
 ///
-/// It is for passes that hold more than the library keeps of its own accord: pages that come and go, each zeroed, are up to a fifth
-/// of a wide pair's step. With the last of these the GNU C library is told to give back what is free, and from then on what is
+/// It is for passes that hold more than the library keeps of its own accord: pages that come and go, each zeroed, are a good
+/// part of a wide pair's step. With the last of these the GNU C library is told to give back what is free, and from then on what is
 /// freed, as usual. Its settings are those of the whole process. Threads other than the program's first have small heaps of their own,
 /// for which they do less.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ fn living() -> MutexGuard<'static, usize> {
 mod system {
     use std::ffi::c_int;
 
+    use super::LARGEST;
+
     pub(super) fn may_be_told() -> bool {
         let tunables = std::env::var_os("GLIBC_TUNABLES").unwrap_or_default();
         let tunables = tunables.to_string_lossy();
@@ -77,10 +82,9 @@ mod system {
 
     /// What is free goes back, and the settings are those that [`keep_for_next_step`](super::keep_for_next_step) leads to.
     pub(super) fn give_back() {
-        const LARGEST: c_int = 32 << 20;
         set(libc::M_MMAP_MAX, 1 << 16);
-        set(libc::M_MMAP_THRESHOLD, LARGEST);
-        set(libc::M_TRIM_THRESHOLD, 2 * LARGEST);
+        set(libc::M_MMAP_THRESHOLD, LARGEST as c_int);
+        set(libc::M_TRIM_THRESHOLD, 2 * LARGEST as c_int);
         trim();
     }
 

@@ -2,8 +2,8 @@
 //!
 //! The loss is a sum, and so are its gradients: each term is differentiated by itself. The terms share nothing but samples and the
 //! critic's parameters, which neither changes, so two threads can make them, where threads that share the loops of one pass wait for
-//! each other at the end of each. One after the other the estimate comes first, as each pass moves a critic's
-//! buffers.
+//! each other at the end of each. One after the other the estimate comes first, for a critic with
+//! buffers, which each of its passes moves.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
