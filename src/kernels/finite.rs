@@ -15,28 +15,21 @@ pub(crate) fn first_non_finite<T: Real>(x: &[T]) -> Option<T> {
     if clean.into_inner() { None } else { x.iter().copied().find(|x| !x.is_finite()) }
 }
 
-fn is_finite<T: Real>(x: &[T]) -> bool {
-    rows_are_finite(std::iter::once(x))
-}
-
 /// A sum of 0 * x is 0 unless something is not finite, and vectorises where a search with an early end would not.
-pub(super) fn rows_are_finite<'a, T: Real>(mut rows: impl Iterator<Item = &'a [T]>) -> bool {
+pub(super) fn is_finite<T: Real>(x: &[T]) -> bool {
     const LANES: usize = 64;
     vectorised(
         #[inline(always)]
         move || {
             let mut sums = [T::zero(); LANES];
-            for row in &mut rows {
-                let (pieces, rest) = row.as_chunks::<LANES>();
-                for piece in pieces {
-                    for (sum, &x) in sums.iter_mut().zip(piece) {
-                        *sum += x * T::zero();
-                    }
-                }
-                // Rows may be shorter than that, all of them.
-                for (sum, &x) in sums.iter_mut().zip(rest) {
+            let (pieces, rest) = x.as_chunks::<LANES>();
+            for piece in pieces {
+                for (sum, &x) in sums.iter_mut().zip(piece) {
                     *sum += x * T::zero();
                 }
+            }
+            for (sum, &x) in sums.iter_mut().zip(rest) {
+                *sum += x * T::zero();
             }
             sums.iter().all(|sum| sum.is_finite())
         },

@@ -18,7 +18,7 @@ pub(crate) use tile::{Receiver, Rows, Tile, multiply};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::finite::rows_are_finite;
+use super::finite::is_finite;
 use super::parallel::{Shared, tasks};
 use super::scratch::with_scratch;
 use super::{Real, vectorised};
@@ -169,7 +169,7 @@ fn product_with_bias<T: Real>(
     if right.transposed && (left.transposed || rows <= 2 * columns) {
         for_each_strip(right.t(), left.t(), |strip| turned(whole, columns, strip, bias));
     } else {
-        for_each_strip(left, right, |strip| straight(whole, columns, strip, bias));
+        for_each_strip(left, right, |strip| straight(whole, columns, strip, bias, None));
     }
     // SAFETY: the strips cover the product, so each of its elements was written.
     unsafe { out.set_len(len) }
@@ -186,10 +186,21 @@ struct Strip<'a, T> {
     width: usize,
 }
 
-/// Writes a strip where it belongs in the product, of `columns` columns.
-fn straight<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bias: Option<&[T]>) {
+/// Writes a strip where it belongs in the product, of `columns` columns. `finite` becomes false where something in it is not.
+fn straight<T: Real>(
+    out: &Shared<'_, T>,
+    columns: usize,
+    strip: Strip<'_, T>,
+    bias: Option<&[T]>,
+    finite: Option<&AtomicBool>,
+) {
     let Strip { left, tiles, rows, right, columns: made, width } = strip;
-    multiply(left, tiles, right, Straight { out, columns, end: rows.end, made, width, bias });
+    multiply(
+        left,
+        tiles,
+        right,
+        Straight { out, columns, end: rows.end, made, width, bias, finite },
+    );
 }
 
 /// The columns `made` of the product, of which no other task writes any row before `end`.
@@ -200,6 +211,7 @@ struct Straight<'a, T> {
     made: Range<usize>,
     width: usize,
     bias: Option<&'a [T]>,
+    finite: Option<&'a AtomicBool>,
 }
 
 impl<T: Real> Receiver<T> for Straight<'_, T> {
@@ -210,7 +222,9 @@ impl<T: Real> Receiver<T> for Straight<'_, T> {
             let start = rows.start * self.columns + self.made.start;
             // SAFETY: strips of a product do not overlap, and each is written by the one task that makes it, the first piece
             // before another is added.
-            unsafe { Place::shared(self.out, start, rows.len(), self.columns, self.width) }
+            let place =
+                unsafe { Place::shared(self.out, start, rows.len(), self.columns, self.width) };
+            place.watched(self.finite)
         })
     }
 
@@ -230,6 +244,11 @@ impl<T: Real> Receiver<T> for Straight<'_, T> {
             } else if let Some(bias) = self.bias {
                 let bias = &bias[self.made.clone()];
                 out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += bias);
+            }
+            if let Some(finite) = self.finite
+                && !is_finite(out)
+            {
+                finite.store(false, Relaxed);
             }
         }
     }
@@ -257,7 +276,7 @@ fn turned<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bia
 }
 
 /// The sum of `aᵀ b` over one or more pairs, (k, m) and (k, n) with each pair's own k, stored row after row, and whether all of it
-/// is finite, which is looked at while it is in the cache: the product of all a below each other, transposed, and all b.
+/// is finite, which is looked at while it is in registers: the product of all a below each other, transposed, and all b.
 pub(crate) fn sum_of_products<T: Real>(pairs: &[(Matrix<'_, T>, Matrix<'_, T>)]) -> (Vec<T>, bool) {
     let (lefts, rights): (Vec<_>, Vec<_>) = pairs.iter().map(|&(a, b)| (a.t(), b)).unzip();
     let (rows, columns) = (lefts[0].rows, rights[0].columns);
@@ -272,18 +291,7 @@ pub(crate) fn sum_of_products<T: Real>(pairs: &[(Matrix<'_, T>, Matrix<'_, T>)])
     }
     let mut out = Vec::new();
     let (whole, finite) = (&Shared::spare(&mut out, len), AtomicBool::new(true));
-    packed_strips(&lefts, right, |strip| {
-        let (rows, made) = (strip.rows.clone(), strip.columns.clone());
-        straight(whole, columns, strip, None);
-        let row = |row: usize| {
-            let start = row * columns;
-            // SAFETY: this task alone uses the strip, all of which it has written.
-            &*unsafe { whole.slice(start + made.start..start + made.end) }
-        };
-        if !rows_are_finite(rows.map(row)) {
-            finite.store(false, Relaxed);
-        }
-    });
+    packed_strips(&lefts, right, |strip| straight(whole, columns, strip, None, Some(&finite)));
     // SAFETY: the strips cover the product, and each of them was written.
     unsafe { out.set_len(len) };
     (out, finite.into_inner())

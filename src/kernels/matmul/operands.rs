@@ -1,6 +1,7 @@
 //! What a product is made of, and the memory that it is written to.
 
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicBool;
 
 use crate::kernels::Real;
 use crate::kernels::parallel::{Shared, for_each_chunk};
@@ -130,6 +131,8 @@ pub(crate) struct Place<'a, T> {
     pub(super) stride: usize,
     /// Whether sums are added to what is there.
     pub(super) adds: bool,
+    /// Becomes false where something is written that is not finite.
+    pub(super) finite: Option<&'a AtomicBool>,
     memory: PhantomData<&'a mut [T]>,
 }
 
@@ -141,7 +144,7 @@ impl<'a, T: Copy> Place<'a, T> {
             elements.len()
         );
         let start = elements.as_mut_ptr();
-        Self { start, rows, width, stride, adds: false, memory: PhantomData }
+        Self { start, rows, width, stride, adds: false, finite: None, memory: PhantomData }
     }
 
     /// One among those that others write to.
@@ -159,7 +162,12 @@ impl<'a, T: Copy> Place<'a, T> {
         let last = start + (rows - 1) * stride;
         // SAFETY: as the caller vouches.
         let [start, _] = unsafe { [whole.at(start..start + width), whole.at(last..last + width)] };
-        Self { start, rows, width, stride, adds: false, memory: PhantomData }
+        Self { start, rows, width, stride, adds: false, finite: None, memory: PhantomData }
+    }
+
+    /// The same, with something that becomes false where a value is written that is not finite.
+    pub(crate) fn watched(self, finite: Option<&'a AtomicBool>) -> Self {
+        Self { finite, ..self }
     }
 
     /// The same for sums that are added to what is there.

@@ -10,6 +10,7 @@
 //! So sixteen inner indices are written out, with addresses that the compiler knows.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pulp::{Simd, WithSimd};
 
@@ -31,6 +32,8 @@ pub(crate) trait Lanes: Copy + 'static {
         c: Self::Vector<S>,
     ) -> Self::Vector<S>;
     fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// Of numbers whose sum does not overflow.
+    fn all_finite<S: Simd>(simd: S, a: Self::Vector<S>) -> bool;
 }
 
 impl Lanes for f32 {
@@ -50,6 +53,11 @@ impl Lanes for f32 {
     fn add<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
         simd.add_f32s(a, b)
     }
+
+    #[inline(always)]
+    fn all_finite<S: Simd>(simd: S, a: S::f32s) -> bool {
+        simd.reduce_sum_f32s(a).is_finite()
+    }
 }
 
 impl Lanes for f64 {
@@ -68,6 +76,11 @@ impl Lanes for f64 {
     #[inline(always)]
     fn add<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
         simd.add_f64s(a, b)
+    }
+
+    #[inline(always)]
+    fn all_finite<S: Simd>(simd: S, a: S::f64s) -> bool {
+        simd.reduce_sum_f64s(a).is_finite()
     }
 }
 
@@ -149,6 +162,8 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
         );
         // Short rows begin with each tile, of operand and product, and the processor notices a row only after some misses: so
         // lines of the next tile are asked for while this one is computed.
+        // Stays 0 while all that is written is finite.
+        let mut zeros = T::splat(simd, T::zero());
         for (tile, row) in tiles.clone().zip((0..).step_by(ROWS)) {
             for column in (0..width).step_by(VECTORS * lanes) {
                 let zero = T::splat(simd, T::zero());
@@ -213,10 +228,18 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
                                 false => sum,
                             };
                             out.write_unaligned(sum);
+                            if place.finite.is_some() {
+                                zeros = T::multiply_add(simd, sum, zero, zeros);
+                            }
                         }
                     }
                 }
             }
+        }
+        if let Some(finite) = place.finite
+            && !T::all_finite(simd, zeros)
+        {
+            finite.store(false, Relaxed);
         }
     }
 }
