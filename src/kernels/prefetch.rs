@@ -10,9 +10,13 @@ pub(super) fn prefetch<T>(address: *const T, to_write: bool) {
     // SAFETY: every x86-64 has the instructions, or takes them for none; they read nothing, and an address that is nobody's
     // will do.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // The intrinsic for lines to be written compiles to the instruction for lines to be read, as long as the compiler is not
+        // told that the machine has the other one.
         match to_write {
-            true => _mm_prefetch::<_MM_HINT_ET0>(address.cast()),
+            true => std::arch::asm!(
+                "prefetchw [{}]", in(reg) address, options(nomem, nostack, preserves_flags)
+            ),
             false => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
         }
     }
