@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::finite::is_finite;
 use super::parallel::{Shared, tasks};
+use super::prefetch::{LINE, prefetch};
 use super::scratch::with_scratch;
 use super::{Real, vectorised};
 
@@ -67,10 +68,16 @@ impl<T: Real> Matrix<'_, T> {
             }
             return;
         }
+        /// Rows ahead of which lines are asked for: each row begins on lines, often on a page, that nothing foretells.
+        const AHEAD: usize = 6;
         vectorised(
             #[inline(always)]
             move || {
                 for (p, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
+                    let ahead = self.elements.as_ptr().wrapping_add((p + AHEAD) * stride + first);
+                    for line in (0..count).step_by(LINE / size_of::<T>()) {
+                        prefetch(ahead.wrapping_add(line), false);
+                    }
                     let from = &self.elements[p * stride + first..][..count];
                     copy_short(from, out);
                     out[count..].fill(T::zero());
