@@ -1,9 +1,10 @@
 //! A data set that lies in memory.
 
-use candle_core::{DType, Device, Storage, Tensor, WithDType};
+use candle_core::{DType, Device, Tensor};
 
 use super::Dataset;
 use crate::error::{Error, Result};
+use crate::ops::gathered;
 
 /// Samples that lie in one tensor on the CPU, with or without labels.
 ///
@@ -111,22 +112,6 @@ impl TensorDataset {
             None => Ok(()),
         }
     }
-
-    fn gather<T: WithDType>(&self, indices: &[usize]) -> Result<Tensor> {
-        let (storage, layout) = self.samples.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            return Err(candle_core::Error::Msg("the data set left the CPU".into()).into());
-        };
-        let row_len = self.sample_shape().iter().product();
-        let values = &storage.as_slice::<T>()?[layout.start_offset()..];
-        let mut rows = Vec::with_capacity(indices.len() * row_len);
-        for index in indices {
-            rows.extend_from_slice(&values[index * row_len..][..row_len]);
-        }
-        let mut shape = vec![indices.len()];
-        shape.extend_from_slice(self.sample_shape());
-        Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
-    }
 }
 
 impl Dataset for TensorDataset {
@@ -144,10 +129,7 @@ impl Dataset for TensorDataset {
 
     fn batch(&self, indices: &[usize]) -> Result<Tensor> {
         self.check_indices(indices)?;
-        match self.dtype() {
-            DType::F64 => self.gather::<f64>(indices),
-            _ => self.gather::<f32>(indices),
-        }
+        Ok(gathered(&self.samples, indices)?)
     }
 
     fn label_batch(&self, indices: &[usize]) -> Result<Option<Tensor>> {

@@ -133,6 +133,11 @@ pub(crate) fn scale<T: Real>(extent: Extent, x: &[T], weight: &[T], bias: Option
     }
 }
 
+/// `a * weight_a + b * weight_b` by channel.
+pub(crate) fn mix<T: Real>(extent: Extent, [a, b]: [&[T]; 2], weights: [&[T]; 2]) -> Vec<T> {
+    map(extent, [a, b], weights, |[a, b], [weight_a, weight_b]| a * weight_a + b * weight_b)
+}
+
 /// The sum of each channel.
 pub(crate) fn totals<T: Real>(extent: Extent, x: &[T]) -> Vec<T> {
     rounded(sums(extent, [x], [], |x, []| x))
@@ -176,6 +181,8 @@ mod tests {
             assert_eq!(scale(extent, &a, &w, Some(&c)), naive);
             let naive: Vec<f64> = (0..count).map(|i| a[i] * w[of(i)]).collect();
             assert_eq!(scale(extent, &a, &w, None), naive);
+            let naive: Vec<f64> = (0..count).map(|i| a[i] * w[of(i)] + b[i] * c[of(i)]).collect();
+            assert_eq!(mix(extent, [&a, &b], [&w, &c]), naive);
             let (mut naive, mut naive_totals) = (vec![0.0; channels], vec![0.0; channels]);
             for i in 0..count {
                 naive[of(i)] += a[i] * b[i];

@@ -15,7 +15,7 @@ pub(super) fn prefetch<T>(address: *const T, to_write: bool) {
         // told that the machine has the other one.
         match to_write {
             true => std::arch::asm!(
-                "prefetchw [{}]", in(reg) address, options(nomem, nostack, preserves_flags)
+                "prefetchw [{}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags)
             ),
             false => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
         }

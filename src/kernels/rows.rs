@@ -1,11 +1,13 @@
-//! Normalisation of rows to mean 0 and variance 1 with its first two derivatives.
+//! Normalisation of rows to mean 0 and variance 1 with its first two derivatives, and a choice of rows.
 //!
 //! A tensor is seen as rows of one size, one behind the other. Sums are taken in `f64`, in lanes whose number is that of no
 //! machine, and each by one thread.
 
+use std::mem::MaybeUninit;
+
 use candle_core::WithDType;
 
-use super::parallel::{SERIAL, for_each_chunk, for_each_chunk_of};
+use super::parallel::{SERIAL, for_each_chunk, for_each_chunk_of, made_in_chunks};
 use super::{Real, vectorised};
 
 /// Partial sums of a row, so that the loop over it vectorises.
@@ -40,6 +42,17 @@ pub(super) fn row_sums<T: Real, const INPUTS: usize, const SUMS: usize>(
         }
     }
     lanes.map(|lanes| lanes.iter().sum())
+}
+
+/// The rows of `x` with these numbers, one after the other.
+pub(crate) fn gathered<T: Real>(x: &[T], size: usize, numbers: &[usize]) -> Vec<T> {
+    let len = numbers.len() * size;
+    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
+        let row = &x[numbers[offset / size] * size..][..size];
+        out.iter_mut().zip(row).for_each(|(out, &x)| _ = out.write(x));
+    };
+    // SAFETY: a piece is one row, which is copied whole.
+    unsafe { made_in_chunks(len, size, len <= SERIAL, work) }
 }
 
 /// The rows of `x` at mean 0 and variance 1, and the number that each was multiplied by: `1 / sqrt(variance + eps)`, with
@@ -168,6 +181,20 @@ mod tests {
             (g[i] - spread) / (variance + EPS).sqrt()
         });
         rows.collect()
+    }
+
+    /// On this thread, and shared out.
+    #[test]
+    fn gathered_rows_equal_the_definition() {
+        for (rows, size, chosen) in
+            [(5, 0, 3), (0, 4, 0), (7, 3, 20), (30, 784, 100), (3, 1, SERIAL + 9)]
+        {
+            let x = values::<f32>(rows * size, 1);
+            let numbers: Vec<usize> = (0..chosen).map(|i| i * 11 % rows).collect();
+            let naive = numbers.iter().flat_map(|&n| (0..size).map(move |i| n * size + i));
+            let naive: Vec<f32> = naive.map(|i| x[i]).collect();
+            assert_eq!(gathered(&x, size, &numbers), naive, "{chosen} of {rows} x {size}");
+        }
     }
 
     #[test]

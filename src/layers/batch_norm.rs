@@ -5,6 +5,7 @@ use candle_nn::{BatchNormConfig, Init, VarBuilder};
 
 use super::{check_weight, name};
 use crate::error::{Error, Result};
+use crate::ops::in_place::scale_and_add;
 use crate::ops::{Statistics, has_kernel, normalise};
 use crate::second_order::{Layer, Traced};
 
@@ -190,8 +191,7 @@ impl Running {
             [(&self.mean, mean, 1.0), (&self.variance, variance, unbiased)]
         {
             let batch = batch.affine(self.momentum * scale, 0.0)?.to_dtype(running.dtype())?;
-            let next = running.detach().affine(1.0 - self.momentum, 0.0)?.add(&batch)?;
-            Var::from_tensor(running)?.set(&next)?;
+            scale_and_add(&Var::from_tensor(running)?, 1.0 - self.momentum, &batch)?;
         }
         Ok(())
     }

@@ -25,10 +25,7 @@ pub(crate) fn interpolates(
         }
     };
     let (real, fake, epsilon) = (real.detach(), fake.detach(), epsilon.detach());
-    let size = real.elem_count() / batch.max(1);
-    // To the kernel each sample is a channel, of one batch.
-    let weighted = |x: &Tensor, weight: &Tensor| ops::scale_channels(x, weight, None, size);
-    Ok(ops::add(&weighted(&real, &epsilon)?, &weighted(&fake, &epsilon.affine(-1.0, 1.0)?)?)?)
+    Ok(ops::mix_samples([&real, &fake], [&epsilon, &epsilon.affine(-1.0, 1.0)?])?)
 }
 
 /// Both batches one after the other, as a constant. They are of one size, so the mean over all of it is half

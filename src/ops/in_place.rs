@@ -42,6 +42,21 @@ pub(crate) fn average(average: &Var, x: &Tensor, decay: f64) -> Result<()> {
     update([average], [x], &Average(decay)).map(drop)
 }
 
+/// `x = keep * x + term`
+pub(crate) fn scale_and_add(x: &Var, keep: f64, term: &Tensor) -> Result<()> {
+    #[derive(Clone, Copy)]
+    struct ScaleAndAdd(f64);
+
+    impl Formula<1, 1> for ScaleAndAdd {
+        #[inline(always)]
+        fn apply<N: Number>(&self, [x]: [N; 1], [term]: [N; 1]) -> [N; 1] {
+            [x.scale(self.0) + term]
+        }
+    }
+
+    update([x], [term], &ScaleAndAdd(keep)).map(drop)
+}
+
 /// Gives each element of the targets, which are different variables of one shape, its new value. Returns whether the first target
 /// was seen to be finite then; where there is no kernel nobody looks.
 pub(crate) fn update<const TARGETS: usize, const SOURCES: usize>(

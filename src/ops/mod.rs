@@ -26,7 +26,9 @@ pub(crate) use finite::first_non_finite;
 pub(crate) use linear::linear;
 pub(crate) use pool::{repeat_windows, sum_windows};
 pub(crate) use product::{matmul, matmul_nt, matmul_tn, sum_of_products};
-pub(crate) use rows::{Standardised, channel_products, channel_totals, scale_channels};
+pub(crate) use rows::{
+    Standardised, channel_products, channel_totals, gathered, mix_samples, scale_channels,
+};
 
 pub(crate) use crate::kernels::activation::Function;
 pub(crate) use crate::kernels::convolution::Geometry;

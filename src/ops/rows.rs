@@ -91,6 +91,31 @@ impl Standardised {
     }
 }
 
+/// The samples of a contiguous `(samples, ...)` with these numbers.
+pub(crate) fn gathered(x: &Tensor, numbers: &[usize]) -> Result<Tensor> {
+    let size = x.dims()[1..].iter().product();
+    let shape = Shape::from([&[numbers.len()], &x.dims()[1..]].concat());
+    by_type!([x], &shape, |[x]| rows::gathered(x, size, numbers))
+}
+
+/// `a * weight_a + b * weight_b` with two numbers for each sample of `(batch, ...)`, all constants.
+pub(crate) fn mix_samples(
+    [a, b]: [&Tensor; 2],
+    [weight_a, weight_b]: [&Tensor; 2],
+) -> Result<Tensor> {
+    let positions = a.elem_count() / weight_a.elem_count().max(1);
+    let all = [a, b, weight_a, weight_b];
+    if all.iter().all(|x| has_kernel(x) && x.dtype() == a.dtype()) {
+        // To the kernel each sample is a channel, of one batch.
+        let extent = extent(a, weight_a.elem_count(), positions);
+        return by_type!(all, a.shape(), |[a, b, weight_a, weight_b]| {
+            channels::mix(extent, [a, b], [weight_a, weight_b])
+        });
+    }
+    let weighted = |x, weight| scale_channels(x, weight, None, positions);
+    weighted(a, weight_a)?.add(&weighted(b, weight_b)?)
+}
+
 /// `x * weight + bias` with a number for each channel, where a channel has this many positions: `(batch, channels,
 /// positions)` in memory.
 pub(crate) fn scale_channels(
@@ -181,6 +206,7 @@ mod tests {
             let run = |dtype: DType| -> Result<Vec<Tensor>> {
                 let [x, g, u] = ["x", "g", "u"].map(|name| draw(name, &dims, dtype));
                 let turned = draw("turned", &[positions, channels, batch], dtype).transpose(0, 2)?;
+                let weights = ["v", "w"].map(|name| draw(name, &[batch], dtype));
                 let (weight, bias) = (draw("w", &[channels], dtype), draw("b", &[channels], dtype));
                 let rows = Standardised::new(&x, channels * positions, 0.5)?;
                 Ok(vec![
@@ -192,6 +218,7 @@ mod tests {
                     rows.y,
                     scale_channels(&x, &weight, Some(&bias), positions)?,
                     scale_channels(&turned, &weight, None, positions)?,
+                    mix_samples([&x, &turned], weights.each_ref())?,
                     channel_products(&x, &turned, channels, positions)?,
                     channel_totals(&turned, channels, positions)?,
                 ])
