@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::Real;
+use super::prefetch::LINE;
 
 thread_local! {
     static F32: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -27,12 +28,16 @@ impl Scratch for f64 {
 }
 
 /// Calls `work` with a buffer of `len` elements of any values. Calls may be nested: each has a buffer of its own.
+///
+/// It begins on a line of the cache, so that a vector, which is as long as a line, is not read from two nor written to two.
 pub(crate) fn with_scratch<T: Real, R>(len: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
+    let line = LINE / size_of::<T>();
     let mut buffer = T::with_stack(|stack| stack.borrow_mut().pop()).unwrap_or_default();
-    if buffer.len() < len {
-        buffer.resize(len, T::zero());
+    if buffer.len() < len + line {
+        buffer.resize(len + line, T::zero());
     }
-    let result = work(&mut buffer[..len]);
+    let start = buffer.as_ptr().align_offset(LINE).min(line);
+    let result = work(&mut buffer[start..][..len]);
     T::with_stack(|stack| stack.borrow_mut().push(buffer));
     result
 }

@@ -73,6 +73,10 @@ pub(crate) fn multiply<T: Real>(
     pulp::Arch::new().dispatch(Multiply { left, tiles, right, receiver });
 }
 
+/// Something that begins on a line of the cache, so that no vector of it lies on two.
+#[repr(align(64))]
+struct OnLines<T>(T);
+
 struct Multiply<'a, T, R> {
     left: Left<'a, T>,
     tiles: Range<usize>,
@@ -103,7 +107,8 @@ impl<T: Real, R: Receiver<T>> Multiply<'_, T, R> {
         let Panels { width, inner: all, .. } = right;
         // Goes end where segments do, if segments are short.
         let go = if left.segment >= GO { GO } else { GO / left.segment * left.segment };
-        let mut values = [T::zero(); ROWS * 64];
+        let mut values = OnLines([T::zero(); ROWS * 64]);
+        let values = &mut values.0;
         // The last tile may have fewer rows than the others.
         let whole = tiles.end.min(left.rows / ROWS).max(tiles.start);
         for (panel, elements) in right.elements.chunks_exact(all * width).enumerate() {
