@@ -1,4 +1,4 @@
-//! Sums and products by channel of `(batch, channels, positions)`: statistics, bias gradients, scales and shifts.
+//! Sums and products by channel of `(batch, channels, positions)`: statistics, bias gradients, scales, shifts and mixtures.
 
 use std::mem::MaybeUninit;
 

@@ -7,13 +7,13 @@ pub(super) const LINE: usize = 64;
 #[inline(always)]
 pub(super) fn prefetch<T>(address: *const T, to_write: bool) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has the instructions, or takes them for none; they read nothing, and an address that is nobody's
-    // will do.
+    // SAFETY: the instructions read nothing, and an address that is nobody's will do. The oldest x86-64 may lack the one for lines to be
+    // written; with AVX2 a machine has it, or takes it for none.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // The intrinsic for lines to be written compiles to the instruction for lines to be read, as long as the compiler is not
         // told that the machine has the other one.
-        match to_write {
+        match to_write && std::arch::is_x86_feature_detected!("avx2") {
             true => std::arch::asm!(
                 "prefetchw [{}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags)
             ),

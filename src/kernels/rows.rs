@@ -44,11 +44,11 @@ pub(super) fn row_sums<T: Real, const INPUTS: usize, const SUMS: usize>(
     lanes.map(|lanes| lanes.iter().sum())
 }
 
-/// The rows of `x` with these numbers, one after the other.
-pub(crate) fn gathered<T: Real>(x: &[T], size: usize, numbers: &[usize]) -> Vec<T> {
-    let len = numbers.len() * size;
+/// The rows of `x` with these indices, one after the other.
+pub(crate) fn gathered<T: Real>(x: &[T], size: usize, indices: &[usize]) -> Vec<T> {
+    let len = indices.len() * size;
     let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
-        let row = &x[numbers[offset / size] * size..][..size];
+        let row = &x[indices[offset / size] * size..][..size];
         out.iter_mut().zip(row).for_each(|(out, &x)| _ = out.write(x));
     };
     // SAFETY: a piece is one row, which is copied whole.

@@ -29,7 +29,7 @@ impl Scratch for f64 {
 
 /// Calls `work` with a buffer of `len` elements of any values. Calls may be nested: each has a buffer of its own.
 ///
-/// It begins on a line of the cache, so that a vector, which is as long as a line, is not read from two nor written to two.
+/// It begins on a line of the cache, so that a vector, at most as long as a line, is not read from two nor written to two.
 pub(crate) fn with_scratch<T: Real, R>(len: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
     let line = LINE / size_of::<T>();
     let mut buffer = T::with_stack(|stack| stack.borrow_mut().pop()).unwrap_or_default();
@@ -53,6 +53,19 @@ mod tests {
             with_scratch(5, |inner: &mut [f32]| inner.fill(2.0));
             assert_eq!(outer, [1.0; 3]);
         });
-        assert_eq!(with_scratch(7, |buffer: &mut [f64]| buffer.len()), 7);
+    }
+
+    #[test]
+    fn buffers_begin_on_lines() {
+        fn check<T: Real>(len: usize) {
+            with_scratch(len, |buffer: &mut [T]| {
+                assert!(buffer.len() == len && buffer.as_ptr().addr().is_multiple_of(LINE));
+            });
+        }
+        // From a few elements to a mapping of its own, shrinking and growing.
+        for len in [0, 1, 7, 100, 5, 3000, 1 << 20, 12] {
+            check::<f32>(len);
+            check::<f64>(len);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Changes to a tensor's own memory: what optimisers and weight clipping do to parameters.
+//! Changes to a tensor's own memory: what optimisers and weight clipping do to parameters, and batches to running statistics.
 //!
 //! A [`Formula`] is written once. On the CPU it is one pass without a temporary over all the tensors that it changes; on other
 //! devices candle's operators make the new values, which are copied over the old ones.

@@ -1,5 +1,5 @@
-//! Normalised rows and products by channel, as values: none of this is part of candle's graph. The tape knows the
-//! gradients.
+//! Normalised rows, chosen and mixed samples, and products by channel, as values: none of this is part of candle's graph. The
+//! tape knows the gradients.
 
 use candle_core::{DType, Result, Shape, Tensor};
 
@@ -91,11 +91,11 @@ impl Standardised {
     }
 }
 
-/// The samples of a contiguous `(samples, ...)` with these numbers.
-pub(crate) fn gathered(x: &Tensor, numbers: &[usize]) -> Result<Tensor> {
+/// The samples of `(samples, ...)` with these indices, all of which must be there. `x` is on the CPU, in `f32` or `f64`.
+pub(crate) fn gathered(x: &Tensor, indices: &[usize]) -> Result<Tensor> {
     let size = x.dims()[1..].iter().product();
-    let shape = Shape::from([&[numbers.len()], &x.dims()[1..]].concat());
-    by_type!([x], &shape, |[x]| rows::gathered(x, size, numbers))
+    let shape = Shape::from([&[indices.len()], &x.dims()[1..]].concat());
+    by_type!([x], &shape, |[x]| rows::gathered(x, size, indices))
 }
 
 /// `a * weight_a + b * weight_b` with two numbers for each sample of `(batch, ...)`, all constants.

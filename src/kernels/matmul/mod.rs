@@ -283,7 +283,7 @@ fn turned<T: Real>(out: &Shared<'_, T>, columns: usize, strip: Strip<'_, T>, bia
 }
 
 /// The sum of `aᵀ b` over one or more pairs, (k, m) and (k, n) with each pair's own k, stored row after row, and whether all of it
-/// is finite, which is looked at while it is in registers: the product of all a below each other, transposed, and all b.
+/// is finite, which is looked at as it is written: the product of all a below each other, transposed, and all b.
 pub(crate) fn sum_of_products<T: Real>(pairs: &[(Matrix<'_, T>, Matrix<'_, T>)]) -> (Vec<T>, bool) {
     let (lefts, rights): (Vec<_>, Vec<_>) = pairs.iter().map(|&(a, b)| (a.t(), b)).unzip();
     let (rows, columns) = (lefts[0].rows, rights[0].columns);
@@ -532,10 +532,40 @@ pub(crate) mod tests {
                 }
             }
         }
-        // One task, one for each panel, and strips of long panels.
-        for (rows, shape) in [([7, 5], (90, 130)), ([12, 8], (512, 784)), ([128, 64], (784, 20))] {
+        // One task, one for each panel, strips of long panels, and sums that are added up in two goes.
+        for (rows, shape) in [
+            ([7, 5], (90, 130)),
+            ([12, 8], (512, 784)),
+            ([128, 64], (784, 20)),
+            ([300, 20], (90, 130)),
+        ] {
             check(rows, shape, f32::MAX);
             check(rows, shape, f64::MAX);
+        }
+    }
+
+    /// Large sums are finite, however many there are; two of them in one element are not, in one go or in two.
+    #[test]
+    fn only_an_element_that_overflows_is_not_finite() {
+        fn check<T: Real>(rows: [usize; 2], (m, n): (usize, usize), largest: T) {
+            let zeros = || rows.map(|k| (vec![T::zero(); k * m], vec![T::zero(); k * n])).to_vec();
+            let mut pairs = zeros();
+            pairs[0].0[2 * m..3 * m].fill(largest);
+            pairs[0].1[2 * n..3 * n].fill(T::one());
+            let (got, finite) = summed(&pairs, &rows, (m, n));
+            assert!(finite && got == vec![largest; m * n]);
+            for (row, column) in [(0, 0), (m / 2, n - 1), (m - 1, n / 2), (m - 1, n - 1)] {
+                let mut pairs = zeros();
+                for (a, b) in &mut pairs {
+                    a[2 * m + row] = largest;
+                    b[2 * n + column] = T::one();
+                }
+                assert!(!summed(&pairs, &rows, (m, n)).1, "{row}, {column} of {m} x {n}");
+            }
+        }
+        for rows in [[12, 8], [300, 20]] {
+            check(rows, (90, 130), f32::MAX);
+            check(rows, (90, 130), f64::MAX);
         }
     }
 

@@ -32,7 +32,7 @@ pub(crate) trait Lanes: Copy + 'static {
         c: Self::Vector<S>,
     ) -> Self::Vector<S>;
     fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
-    /// Of numbers whose sum does not overflow.
+    /// Whether all are finite; their sum must not overflow.
     fn all_finite<S: Simd>(simd: S, a: Self::Vector<S>) -> bool;
 }
 
@@ -160,10 +160,10 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
                     + (segment - 1) * STEP
                     < left.elements.len()
         );
-        // Short rows begin with each tile, of operand and product, and the processor notices a row only after some misses: so
-        // lines of the next tile are asked for while this one is computed.
         // Stays 0 while all that is written is finite.
         let mut zeros = T::splat(simd, T::zero());
+        // Short rows begin with each tile, of operand and product, and the processor notices a row only after some misses: so
+        // lines of the next tile are asked for while this one is computed.
         for (tile, row) in tiles.clone().zip((0..).step_by(ROWS)) {
             for column in (0..width).step_by(VECTORS * lanes) {
                 let zero = T::splat(simd, T::zero());

@@ -7,6 +7,7 @@ use pulp::Simd;
 use super::operands::{Left, Panels, Place, ROWS};
 use super::registers::InRegisters;
 use crate::kernels::Real;
+use crate::kernels::prefetch::LINE;
 
 /// Inner indices of one go: the rows of a tile then stay in the first level of the cache.
 const GO: usize = 256;
@@ -76,6 +77,8 @@ pub(crate) fn multiply<T: Real>(
 /// Something that begins on a line of the cache, so that no vector of it lies on two.
 #[repr(align(64))]
 struct OnLines<T>(T);
+
+const _: () = assert!(align_of::<OnLines<u8>>() == LINE);
 
 struct Multiply<'a, T, R> {
     left: Left<'a, T>,
