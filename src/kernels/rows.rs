@@ -190,10 +190,10 @@ mod tests {
             [(5, 0, 3), (0, 4, 0), (7, 3, 20), (30, 784, 100), (3, 1, SERIAL + 9)]
         {
             let x = values::<f32>(rows * size, 1);
-            let numbers: Vec<usize> = (0..chosen).map(|i| i * 11 % rows).collect();
-            let naive = numbers.iter().flat_map(|&n| (0..size).map(move |i| n * size + i));
+            let indices: Vec<usize> = (0..chosen).map(|i| i * 11 % rows).collect();
+            let naive = indices.iter().flat_map(|&n| (0..size).map(move |i| n * size + i));
             let naive: Vec<f32> = naive.map(|i| x[i]).collect();
-            assert_eq!(gathered(&x, size, &numbers), naive, "{chosen} of {rows} x {size}");
+            assert_eq!(gathered(&x, size, &indices), naive, "{chosen} of {rows} x {size}");
         }
     }
 
