@@ -13,7 +13,7 @@ use candle_core::Tensor;
 use crate::critic::{Critic, score};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
-use crate::second_order::Traced;
+use crate::second_order::{AtSamples, Traced};
 
 /// How a critic is run over the real and the generated batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +44,21 @@ pub fn wasserstein_estimate(
     fake: &Tensor,
     batching: Batching,
 ) -> Result<Traced> {
+    wasserstein_estimate_keeping(critic, (real, fake), batching, &AtSamples::default())
+}
+
+/// The same; keeps what layers make of both batches where they are run together.
+pub(crate) fn wasserstein_estimate_keeping(
+    critic: &dyn Critic,
+    (real, fake): (&Tensor, &Tensor),
+    batching: Batching,
+    at_samples: &AtSamples,
+) -> Result<Traced> {
     let (n, m) = (batch_size(real, "the real batch")?, batch_size(fake, "the fake batch")?);
     let (of_real, of_fake) = match batching {
         Batching::Together => {
-            let scores = score(critic, &Traced::untracked(&Tensor::cat(&[real, fake], 0)?))?;
+            let samples = Traced::untracked(&Tensor::cat(&[real, fake], 0)?);
+            let scores = score(critic, &at_samples.keep(&samples))?;
             (scores.narrow(0, 0, n)?, scores.narrow(0, n, m)?)
         }
         Batching::Apart => {

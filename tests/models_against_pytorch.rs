@@ -37,7 +37,11 @@ struct Model {
 }
 
 fn mlp(build: ModelBuilder, classes: Option<usize>) -> Result<Pair> {
-    let sample_shape = vec![1, 4, 4];
+    mlp_of(build, [1, 4, 4], classes)
+}
+
+fn mlp_of(build: ModelBuilder, shape: [usize; 3], classes: Option<usize>) -> Result<Pair> {
+    let sample_shape = shape.to_vec();
     let generator = MlpGeneratorConfig {
         latent_dim: LATENT,
         hidden: vec![6, 8],
@@ -340,6 +344,15 @@ fn mlps() {
     for name in ["mlp", "mlp_labels"] {
         replay(&model(name, [1, 4, 4], mlp), &strategies());
     }
+}
+
+/// What the first layer makes of the samples is not computed again at the points of a penalty.
+#[test]
+fn an_mlp_of_many_inputs_under_penalties() {
+    let build = |build, classes| mlp_of(build, [1, 8, 8], classes);
+    let known = ["gp", "div_tutorials"];
+    let strategies = strategies().into_iter().filter(|strategy| known.contains(&strategy.name));
+    replay(&model("mlp_wide", [1, 8, 8], build), &strategies.collect::<Vec<_>>());
 }
 
 #[test]

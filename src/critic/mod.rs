@@ -123,17 +123,16 @@ pub trait Critic {
     /// A scalar made of the critic's gradient at these points, such as a gradient penalty, whose own gradient
     /// reaches every parameter: by [`Traced::backward`], or candle's on its [`value`](Traced::value).
     ///
-    /// `of_gradient` gets the gradients, in the shape of `points`.
+    /// `points` are a [`Traced::input`]; `of_gradient` gets the gradients, in their shape.
     ///
     /// # Errors
     /// Those of [`scores_and_gradient`](Self::scores_and_gradient) and of `of_gradient`.
     fn penalty(
         &self,
-        points: &Tensor,
+        points: &Traced,
         of_gradient: &dyn Fn(&Traced) -> Result<Traced>,
     ) -> Result<Traced> {
-        let points = Traced::input(points);
-        of_gradient(&score(self, &points)?.differentiate(&points)?)
+        of_gradient(&score(self, points)?.differentiate(points)?)
     }
 }
 
@@ -171,7 +170,7 @@ macro_rules! impl_for_pointer {
 
             fn penalty(
                 &self,
-                points: &Tensor,
+                points: &Traced,
                 of_gradient: &dyn Fn(&Traced) -> Result<Traced>,
             ) -> Result<Traced> {
                 (**self).penalty(points, of_gradient)

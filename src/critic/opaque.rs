@@ -76,7 +76,7 @@ impl<M: Module> Critic for ModuleCritic<M> {
 
     fn penalty(
         &self,
-        points: &Tensor,
+        points: &Traced,
         of_gradient: &dyn Fn(&Traced) -> Result<Traced>,
     ) -> Result<Traced> {
         let points = points.detach();

@@ -12,7 +12,7 @@ use crate::critic::Critic;
 use crate::error::{Error, Result};
 use crate::ops::in_place;
 use crate::parameters::Parameters;
-use crate::second_order::Traced;
+use crate::second_order::{AtSamples, Traced};
 
 /// The Lipschitz strategy.
 ///
@@ -167,11 +167,25 @@ impl Lipschitz {
         fake: &Tensor,
         epsilon: Option<&Tensor>,
     ) -> Result<Option<Traced>> {
+        self.penalty_knowing(critic, (real, fake), epsilon, &AtSamples::default())
+    }
+
+    /// The same, given what layers of the critic, with the parameters that it has, made of both batches one after the other.
+    pub(crate) fn penalty_knowing(
+        &self,
+        critic: &dyn Critic,
+        (real, fake): (&Tensor, &Tensor),
+        epsilon: Option<&Tensor>,
+        at_samples: &AtSamples,
+    ) -> Result<Option<Traced>> {
+        let interpolates = || {
+            let points = Traced::input(&penalty::interpolates(real, fake, epsilon)?);
+            Ok::<_, Error>(at_samples.find(&points, epsilon))
+        };
         let value = match *self {
             Self::Clip { .. } => return Ok(None),
             Self::GradientPenalty { lambda, target, sides } => {
-                let points = penalty::interpolates(real, fake, epsilon)?;
-                critic.penalty(&points, &|gradient| {
+                critic.penalty(&interpolates()?, &|gradient| {
                     let excess = penalty::norms(gradient)?.affine(1.0, -target)?;
                     let excess = if sides == Sides::One { excess.relu()? } else { excess };
                     excess.sqr()?.mean_all()?.affine(lambda, 0.0)
@@ -179,8 +193,11 @@ impl Lipschitz {
             }
             Self::Divergence { k, p, points } => {
                 let points = match points {
-                    PenaltyPoints::Interpolates => penalty::interpolates(real, fake, epsilon)?,
-                    PenaltyPoints::RealAndFake => penalty::real_and_fake(real, fake)?,
+                    PenaltyPoints::Interpolates => interpolates()?,
+                    PenaltyPoints::RealAndFake => {
+                        let points = Traced::input(&penalty::real_and_fake(real, fake)?);
+                        at_samples.find(&points, None)
+                    }
                 };
                 critic.penalty(&points, &|gradient| {
                     penalty::norms(gradient)?.powf(p)?.mean_all()?.affine(k, 0.0)

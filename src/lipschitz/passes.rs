@@ -5,25 +5,26 @@ use candle_core::{DType, Device, Tensor};
 use super::Lipschitz;
 use crate::critic::Critic;
 use crate::error::Result;
-use crate::losses::{Batching, critic_loss, wasserstein_estimate};
+use crate::losses::{Batching, critic_loss, wasserstein_estimate, wasserstein_estimate_keeping};
 use crate::network::{ModelBuilder, Network};
 use crate::ops::count::counted;
 use crate::random::Stream;
+use crate::second_order::AtSamples;
 use crate::zoo::{
     CriticNorm, DcganCritic, DcganCriticConfig, MlpCritic, MlpCriticConfig, ResNet32Config,
     ResNet32Critic,
 };
 
-/// Convolutions and matrix products of the forward pass over real and generated samples, of the penalty, and of the
-/// backward pass to the critic's parameters: the table in the docs of [`crate::second_order`].
+/// Convolutions and matrix products of the forward pass over real and generated samples, of the penalty, of the same in a
+/// training step, and of the backward pass to the critic's parameters: the table in the docs of [`crate::second_order`].
 ///
 /// On one thread, which is where they are counted.
-fn passes<C: Critic + Sync>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 3]> {
+fn passes<C: Critic + Sync>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 4]> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
     pool.install(|| passes_here(critic, shape))
 }
 
-fn passes_here<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 3]> {
+fn passes_here<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usize, usize); 4]> {
     let draw = |name: &str| {
         let shape = [&[4], shape].concat();
         Stream::new(0, name, 0).normal(shape, DType::F32, &Device::Cpu)
@@ -39,7 +40,15 @@ fn passes_here<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usiz
     let (gradients, backward) = counted(|| loss.backward());
     let gradients = gradients?;
     assert!(critic.parameters().trained().all(|(_, var)| gradients.get(var).is_some()));
-    Ok([forward, of_penalty, backward])
+    // In a training step the penalty knows what the first layer made of the samples.
+    let at_samples = AtSamples::default();
+    let (samples, together) = ((&real, &fake), Batching::Together);
+    wasserstein_estimate_keeping(model, samples, together, &at_samples)?;
+    let strategy = Lipschitz::gradient_penalty();
+    let (knowing, in_training) =
+        counted(|| strategy.penalty_knowing(model, samples, Some(&epsilon), &at_samples));
+    knowing?;
+    Ok([forward, of_penalty, in_training, backward])
 }
 
 /// PyTorch's counts for the same steps, by `tests/pytorch/model_training.py`.
@@ -64,7 +73,7 @@ fn pytorchs_counts_are_those_of_the_docs() {
 fn a_penalty_costs_what_the_docs_say() -> Result<()> {
     let build = ModelBuilder::new(0);
     let mlp = build.critic(|vb| MlpCritic::new(MlpCriticConfig::default(), vb))?;
-    assert_eq!(passes(&mlp, &[1, 28, 28])?, [(0, 3), (0, 6), (0, 10)]);
+    assert_eq!(passes(&mlp, &[1, 28, 28])?, [(0, 3), (0, 6), (0, 5), (0, 10)]);
     let config = DcganCriticConfig {
         image_size: 32,
         channels: 1,
@@ -73,9 +82,9 @@ fn a_penalty_costs_what_the_docs_say() -> Result<()> {
         ..Default::default()
     };
     let dcgan = build.critic(|vb| DcganCritic::new(config, vb))?;
-    assert_eq!(passes(&dcgan, &[1, 32, 32])?, [(4, 0), (8, 0), (14, 0)]);
+    assert_eq!(passes(&dcgan, &[1, 32, 32])?, [(4, 0), (8, 0), (8, 0), (14, 0)]);
     let config = ResNet32Config { width: 4, ..Default::default() };
     let resnet = build.critic(|vb| ResNet32Critic::new(config, vb))?;
-    assert_eq!(passes(&resnet, &[3, 32, 32])?, [(10, 1), (20, 2), (38, 3)]);
+    assert_eq!(passes(&resnet, &[3, 32, 32])?, [(10, 1), (20, 2), (20, 2), (38, 3)]);
     Ok(())
 }

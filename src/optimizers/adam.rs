@@ -14,6 +14,8 @@ use crate::parameters::Parameters;
 /// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, then
 /// `w -= learning_rate / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)`.
 ///
+/// With a `beta1` of 0, as WGAN-GP has it, `m` is the gradient, which is kept as it is.
+///
 /// With a weight decay, which makes it AdamW, `w *= 1 - learning_rate weight_decay` comes first. Its state is `exp_avg`,
 /// `exp_avg_sq` and the number `t` of its steps.
 #[derive(Debug)]
@@ -53,9 +55,16 @@ impl Optimizer for Adam {
                 beta2: self.beta2,
                 eps: self.eps,
             };
-            let exp_avg = self.state.get("exp_avg", name)?;
             let exp_avg_sq = self.state.get("exp_avg_sq", name)?;
-            finite &= update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?;
+            if self.beta1 == 0.0 {
+                // A large part of the memory that an update reads and writes.
+                let step = WithoutMomentum(step);
+                finite &= update([parameter, exp_avg_sq], [gradient], &step)?;
+                self.state.put("exp_avg", name, gradient);
+            } else {
+                let exp_avg = self.state.get("exp_avg", name)?;
+                finite &= update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?;
+            }
         }
         Ok(finite)
     }
@@ -86,12 +95,32 @@ struct Step {
     eps: f64,
 }
 
+impl Step {
+    /// The parameter and the second average after a step along `mean`.
+    #[inline(always)]
+    fn descend<N: Number>(&self, parameter: N, mean: N, square: N, gradient: N) -> [N; 2] {
+        let square = averaged_square(square, gradient, self.beta2);
+        let divisor = square.clone().sqrt().scale(self.scale).plus(self.eps);
+        [parameter.scale(self.keep) - mean.scale(self.rate) / divisor, square]
+    }
+}
+
 impl Formula<3, 1> for Step {
     #[inline(always)]
     fn apply<N: Number>(&self, [parameter, mean, square]: [N; 3], [gradient]: [N; 1]) -> [N; 3] {
         let mean = averaged(mean, gradient.clone(), self.beta1);
-        let square = averaged_square(square, gradient, self.beta2);
-        let divisor = square.clone().sqrt().scale(self.scale).plus(self.eps);
-        [parameter.scale(self.keep) - mean.clone().scale(self.rate) / divisor, mean, square]
+        let [parameter, square] = self.descend(parameter, mean.clone(), square, gradient);
+        [parameter, mean, square]
+    }
+}
+
+/// Where the first average is the gradient.
+#[derive(Clone, Copy)]
+struct WithoutMomentum(Step);
+
+impl Formula<2, 1> for WithoutMomentum {
+    #[inline(always)]
+    fn apply<N: Number>(&self, [parameter, square]: [N; 2], [gradient]: [N; 1]) -> [N; 2] {
+        self.0.descend(parameter, gradient.clone(), square, gradient)
     }
 }

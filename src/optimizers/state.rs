@@ -41,7 +41,26 @@ pub struct State {
 #[derive(Debug)]
 struct Quantity {
     name: &'static str,
-    tensors: BTreeMap<String, Var>,
+    tensors: BTreeMap<String, Kept>,
+}
+
+#[derive(Debug)]
+enum Kept {
+    /// A tensor that a step changes.
+    Changed(Var),
+    /// One that a step has put in the place of the last one.
+    Put(Tensor),
+}
+
+impl std::ops::Deref for Kept {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        match self {
+            Self::Changed(var) => var,
+            Self::Put(tensor) => tensor,
+        }
+    }
 }
 
 impl State {
@@ -69,7 +88,7 @@ impl State {
                     .trained()
                     .map(|(name, var)| {
                         let zeros = Var::zeros(var.shape(), var.dtype(), var.device())?;
-                        Ok((name.to_owned(), zeros))
+                        Ok((name.to_owned(), Kept::Changed(zeros)))
                     })
                     .collect::<Result<_>>()?;
             }
@@ -88,13 +107,24 @@ impl State {
     /// [`Error::InvalidConfig`] for a quantity or a parameter that there is not.
     pub fn get(&self, quantity: &str, parameter: &str) -> Result<&Var> {
         let found = self.quantities.iter().find(|known| known.name == quantity);
-        found.and_then(|quantity| quantity.tensors.get(parameter)).ok_or_else(|| {
-            Error::config(
+        match found.and_then(|quantity| quantity.tensors.get(parameter)) {
+            Some(Kept::Changed(var)) => Ok(var),
+            _ => Err(Error::config(
                 "a tensor of an optimiser's state",
                 format!("{quantity}.{parameter}"),
                 "a quantity and a trained parameter of its own",
-            )
-        })
+            )),
+        }
+    }
+
+    /// Puts a tensor in the place of a parameter's, without a copy: for a quantity that does not depend on what it was. It is
+    /// no longer there to [`get`](Self::get).
+    pub(super) fn put(&mut self, quantity: &str, parameter: &str, tensor: &Tensor) {
+        let mut quantities = self.quantities.iter_mut();
+        let kept = quantities.find(|known| known.name == quantity);
+        if let Some(kept) = kept.and_then(|quantity| quantity.tensors.get_mut(parameter)) {
+            *kept = Kept::Put(tensor.detach());
+        }
     }
 
     /// Everything by name. The tensors share the state's memory: the next step changes them.
@@ -106,9 +136,9 @@ impl State {
         let mut tensors = BTreeMap::from([(STEP.to_owned(), steps)]);
         for Quantity { name, tensors: of_parameters } in &self.quantities {
             tensors.extend(
-                of_parameters.iter().map(|(parameter, var)| {
-                    (format!("{name}.{parameter}"), var.as_detached_tensor())
-                }),
+                of_parameters
+                    .iter()
+                    .map(|(parameter, kept)| (format!("{name}.{parameter}"), kept.detach())),
             );
         }
         Ok(tensors)
@@ -145,7 +175,8 @@ impl State {
                 if value.shape() == var.shape() && value.dtype() == var.dtype() {
                     // Detached, it is copied; a variable would be taken as it is.
                     let value = value.to_device(var.device())?.detach();
-                    tensors.insert(parameter.to_owned(), Var::from_tensor(&value)?);
+                    let var = Kept::Changed(Var::from_tensor(&value)?);
+                    tensors.insert(parameter.to_owned(), var);
                 } else {
                     misfit.mismatched.push(format!(
                         "{key}: {:?} {:?}, in the optimiser {:?} {:?}",
@@ -169,7 +200,7 @@ impl Quantity {
     /// Holds the tensors to be those of these parameters.
     fn check(&self, parameters: &Parameters) -> Result<()> {
         let mut misfit = Misfit::default();
-        let mut left: BTreeMap<&str, &Var> =
+        let mut left: BTreeMap<&str, &Kept> =
             self.tensors.iter().map(|(name, var)| (name.as_str(), var)).collect();
         for (name, var) in parameters.trained() {
             match left.remove(name) {
@@ -267,10 +298,10 @@ mod tests {
             let mut state = State::new(&["exp_avg", "exp_avg_sq"]);
             (0..steps).for_each(|_| assert!(state.advance(&parameters).is_ok()));
             for quantity in &state.quantities {
-                for var in quantity.tensors.values() {
-                    let some = values.iter().copied().cycle().take(var.elem_count());
-                    let some = Tensor::from_vec(some.collect(), var.shape(), &Device::Cpu).unwrap();
-                    var.set(&some).unwrap();
+                for (name, kept) in &quantity.tensors {
+                    let some = values.iter().copied().cycle().take(kept.elem_count());
+                    let some = Tensor::from_vec(some.collect(), kept.shape(), &Device::Cpu).unwrap();
+                    state.get(quantity.name, name).unwrap().set(&some).unwrap();
                 }
             }
             let mut other = State::new(&["exp_avg", "exp_avg_sq"]);
@@ -362,6 +393,23 @@ mod tests {
         assert!(state.load(&parameters(&[2]), &saved).is_err());
         assert_eq!(state.steps(), 2);
         assert_eq!(state.get("square_avg", "a")?.to_vec1::<f32>()?, [1.0, 1.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_put_is_saved_and_checked_like_the_rest() -> Result<()> {
+        let mut state = stepped();
+        let gradient = Var::new(&[3f32, 4.0], &Device::Cpu)?;
+        state.put("square_avg", "a", &gradient);
+        assert!(state.get("square_avg", "a").is_err(), "nobody is to change it");
+        assert_eq!(state.advance(&parameters(&[2]))?, 3);
+        assert!(state.advance(&parameters(&[5])).is_err());
+        let saved = state.tensors()?;
+        assert_eq!(saved["square_avg.a"].to_vec1::<f32>()?, [3.0, 4.0]);
+        assert!(!saved["square_avg.a"].track_op());
+        let mut other = State::new(&["square_avg", "momentum_buffer"]);
+        other.load(&parameters(&[2]), &saved)?;
+        assert_eq!(other.get("square_avg", "a")?.to_vec1::<f32>()?, [3.0, 4.0]);
         Ok(())
     }
 

@@ -25,6 +25,9 @@
 //! | [`DcganCritic`](crate::zoo::DcganCritic) of 32 pixels, 4 layers, no norm | 4 | 8 | 14 | 26 | 32 (4 + 8 + 20) |
 //! | [`ResNet32Critic`](crate::zoo::ResNet32Critic), 10 convolutions, 1 linear layer | 11 | 22 | 41 | 74 | 92 (11 + 22 + 59) |
 //!
+//! In a training step the penalty of the `MlpCritic` takes 5: what its first layer makes of an interpolate is the interpolate of
+//! what it made of both samples.
+//!
 //! (Both columns are counted, by a unit test here and by `tests/pytorch/model_training.py` there.)
 //!
 //! The designs that were weighed are in `docs/design.md`. This one lets the author write the forward pass once, in candle's
@@ -35,6 +38,7 @@ mod bridge;
 mod convolution;
 mod elementwise;
 mod gradients;
+mod mixtures;
 mod products;
 mod reverse;
 mod rows;
@@ -45,4 +49,5 @@ mod traced;
 pub use apply::Layer;
 pub(crate) use convolution::can_be_held;
 pub(crate) use gradients::Gradients;
+pub(crate) use mixtures::AtSamples;
 pub use traced::Traced;

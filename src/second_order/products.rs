@@ -118,8 +118,13 @@ impl Traced {
             dims.push(outputs);
             return self.reshape((rows, inputs))?.linear(weight, bias, layer)?.reshape(dims);
         }
+        let layer = (weight, bias);
         let (weight, bias) = (self.parameter(weight), bias.map(|bias| self.parameter(bias)));
-        let value = ops::linear(self.raw(), weight.raw(), bias.as_ref().map(Self::raw))?;
+        let compute = || ops::linear(self.raw(), weight.raw(), bias.as_ref().map(Self::raw));
+        let value = match self.rows() {
+            Some(rows) => rows.output(layer, compute)?,
+            None => compute()?,
+        };
         let mut operands = Vec::from(pull_backs(Product::Nt, self, &weight));
         if let Some(bias) = &bias {
             operands.push((bias, pull_back(move |g| g.channel_totals(outputs, 1))));

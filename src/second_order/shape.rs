@@ -8,13 +8,19 @@ use super::tape::pull_back;
 use crate::error::{Error, Result};
 
 impl Traced {
+    /// This tensor as `value`, the same elements in another shape.
+    fn in_shape(&self, value: Tensor) -> Self {
+        let from = self.raw().shape().clone();
+        let rows = self.rows().filter(|_| value.dims().first() == self.dims().first()).cloned();
+        self.unary(value, move |g| g.reshape(&from)).with_rows(rows)
+    }
+
     /// The same elements in another shape; one dimension may be left out as `()`.
     ///
     /// # Errors
     /// Candle's where the number of elements differs.
     pub fn reshape(&self, shape: impl ShapeWithOneHole) -> Result<Self> {
-        let from = self.raw().shape().clone();
-        Ok(self.unary(self.raw().reshape(shape)?, move |g| g.reshape(&from)))
+        Ok(self.in_shape(self.raw().reshape(shape)?))
     }
 
     /// Joins the dimensions from `start_dim` on into one: `flatten_from(1)` makes `(batch, features)`.
@@ -22,8 +28,7 @@ impl Traced {
     /// # Errors
     /// Candle's where there is no such dimension.
     pub fn flatten_from(&self, start_dim: impl Dim) -> Result<Self> {
-        let from = self.raw().shape().clone();
-        Ok(self.unary(self.raw().flatten_from(start_dim)?, move |g| g.reshape(&from)))
+        Ok(self.in_shape(self.raw().flatten_from(start_dim)?))
     }
 
     /// Adds a dimension of size 1.
@@ -31,8 +36,7 @@ impl Traced {
     /// # Errors
     /// Candle's where the dimension is out of range.
     pub fn unsqueeze(&self, dim: impl Dim) -> Result<Self> {
-        let from = self.raw().shape().clone();
-        Ok(self.unary(self.raw().unsqueeze(dim)?, move |g| g.reshape(&from)))
+        Ok(self.in_shape(self.raw().unsqueeze(dim)?))
     }
 
     /// Removes a dimension if its size is 1.
@@ -40,8 +44,7 @@ impl Traced {
     /// # Errors
     /// Candle's where there is no such dimension.
     pub fn squeeze(&self, dim: impl Dim) -> Result<Self> {
-        let from = self.raw().shape().clone();
-        Ok(self.unary(self.raw().squeeze(dim)?, move |g| g.reshape(&from)))
+        Ok(self.in_shape(self.raw().squeeze(dim)?))
     }
 
     /// The same tensor, its elements in row-major order in memory.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Tensor, TensorId};
 
 use super::bridge;
+use super::mixtures::Rows;
 use super::tape::{JointPullBack, Node, Operands, PullBack, pull_back};
 use crate::error::Result;
 
@@ -31,6 +32,8 @@ pub struct Traced {
     raw: Tensor,
     pass: Pass,
     node: Option<Arc<Node>>,
+    /// What its rows are, where that is known and of use.
+    rows: Option<Rows>,
     /// The value as part of candle's graph, made when it is first asked for.
     value: OnceLock<Tensor>,
 }
@@ -99,7 +102,7 @@ impl Traced {
     }
 
     fn new(raw: Tensor, pass: Pass, node: Option<Arc<Node>>) -> Self {
-        Self { raw, pass, node, value: OnceLock::new() }
+        Self { raw, pass, node, rows: None, value: OnceLock::new() }
     }
 
     /// The value, part of candle's graph: candle's `backward` of what is computed from it reaches the parameters, and the
@@ -182,6 +185,14 @@ impl Traced {
     /// are among them, or what is not needed again. Those of candle's operators count, but nothing that they were given.
     pub(crate) fn pass_bytes(&self) -> usize {
         self.node.as_ref().map_or(0, |node| node.ancestry(|_| true).map(Node::bytes).sum())
+    }
+
+    pub(super) fn rows(&self) -> Option<&Rows> {
+        self.rows.as_ref()
+    }
+
+    pub(super) fn with_rows(self, rows: Option<Rows>) -> Self {
+        Self { rows, ..self }
     }
 
     /// The same tensor; `look` is shown its gradient when that passes. It takes the tensor, so that the backward pass can free

@@ -15,8 +15,8 @@ use crate::draws::CriticDraws;
 use crate::error::Result;
 use crate::generator::Generator;
 use crate::kernels::beside;
-use crate::losses::{critic_loss, wasserstein_estimate};
-use crate::second_order::{Gradients, Traced};
+use crate::losses::{critic_loss, wasserstein_estimate_keeping};
+use crate::second_order::{AtSamples, Gradients, Traced};
 
 /// A term of the loss.
 struct Term {
@@ -45,25 +45,31 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let CriticDraws { real, epsilon, labels, .. } = draws;
         let (lipschitz, batching, size) =
             (self.config.lipschitz, self.batching, &self.critic_pass_size);
-        let estimate = |critic: &dyn Critic| {
-            let estimate = wasserstein_estimate(critic, real, fake, batching)?;
+        let (samples, at_samples) = ((real, fake), AtSamples::default());
+        let forward = |critic: &dyn Critic| -> Result<Traced> {
+            let estimate = wasserstein_estimate_keeping(critic, samples, batching, &at_samples)?;
             size.see(&estimate);
+            Ok(estimate)
+        };
+        let learn = |estimate: Traced| {
             let (value, minimised) = (estimate.detach(), estimate.neg()?);
             drop(estimate); // so that the backward pass frees what it holds as it goes
             Term::new(value, minimised)
         };
         let penalty = |critic: &dyn Critic| {
-            let penalty = lipschitz.penalty(critic, real, fake, epsilon.as_ref())?;
+            let penalty =
+                lipschitz.penalty_knowing(critic, samples, epsilon.as_ref(), &at_samples)?;
             penalty.map(|penalty| Term::new(penalty.detach(), penalty)).transpose()
         };
-        let labels = labels.as_ref();
+        let critic = given(self.critic.model(), labels.as_ref());
+        let estimate = forward(&*critic)?;
         let (penalty, estimate) = match self.critic_for_two_terms() {
             Some(critic) => {
-                beside(|| penalty(&*given(critic, labels)), || estimate(&*given(critic, labels)))
+                let critic = given(critic, labels.as_ref());
+                beside(|| penalty(&*critic), || learn(estimate))
             }
             None => {
-                let critic = given(self.critic.model(), labels);
-                let estimate = estimate(&*critic)?;
+                let estimate = learn(estimate)?;
                 (penalty(&*critic), Ok(estimate))
             }
         };

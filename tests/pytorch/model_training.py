@@ -138,6 +138,10 @@ class Recipe:
 RECIPES = {
     "mlp": Recipe(mlp, (1, 4, 4), c=0.3, gain=1.45),
     "mlp_labels": Recipe(mlp, (1, 4, 4), c=0.3, gain=1.4, classes=3),
+    # Of so many inputs that this crate mixes what the first layer makes of the samples.
+    "mlp_wide": Recipe(
+        mlp, (1, 8, 8), c=0.3, gain=1.3, strategies=("gp", "div_tutorials")
+    ),
     "dcgan28": Recipe(dcgan(2), (1, 28, 28), c=0.2, gain=1.4),
     "dcgan28_labels": Recipe(dcgan(2), (1, 28, 28), c=0.2, gain=1.4, classes=3),
     "dcgan32": Recipe(dcgan(2, norm="layer"), (3, 32, 32), c=0.2, gain=0.45),
