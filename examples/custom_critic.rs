@@ -46,11 +46,6 @@ impl Critic for MyCritic {
         let x = x.add(&x.apply(&self.residual)?.silu()?)?;
         x.flatten_from(1)?.apply(&self.out)
     }
-
-    // Faster on more than one core, and right for a critic that is made of layers and keeps nothing else.
-    fn as_sync(&self) -> Option<&(dyn Critic + Sync)> {
-        Some(self)
-    }
 }
 
 /// Checks a convolutional critic's gradients, trains it on the MNIST digits and leaves pictures, curves and weights in

@@ -44,7 +44,7 @@ pub fn wasserstein_estimate(
     fake: &Tensor,
     batching: Batching,
 ) -> Result<Traced> {
-    wasserstein_estimate_keeping(critic, (real, fake), batching, &AtSamples::default())
+    wasserstein_estimate_keeping(critic, (real, fake), batching, None)
 }
 
 /// The same; keeps what layers make of both batches where they are run together.
@@ -52,13 +52,17 @@ pub(crate) fn wasserstein_estimate_keeping(
     critic: &dyn Critic,
     (real, fake): (&Tensor, &Tensor),
     batching: Batching,
-    at_samples: &AtSamples,
+    at_samples: Option<&AtSamples>,
 ) -> Result<Traced> {
     let (n, m) = (batch_size(real, "the real batch")?, batch_size(fake, "the fake batch")?);
     let (of_real, of_fake) = match batching {
         Batching::Together => {
             let samples = Traced::untracked(&Tensor::cat(&[real, fake], 0)?);
-            let scores = score(critic, &at_samples.keep(&samples))?;
+            let samples = match at_samples {
+                Some(at_samples) => at_samples.samples(&samples),
+                None => samples,
+            };
+            let scores = score(critic, &samples)?;
             (scores.narrow(0, 0, n)?, scores.narrow(0, n, m)?)
         }
         Batching::Apart => {

@@ -55,7 +55,8 @@ use crate::second_order::Traced;
 /// ```
 pub trait Critic {
     /// Maps samples `(batch, ...)` to scores `(batch,)` or `(batch, 1)`. Each score must depend on its own
-    /// sample alone.
+    /// sample alone, and a pass must not change trained parameters: within a step, what a layer makes of two samples serves for
+    /// the points between them.
     ///
     /// # Errors
     /// [`Error::Shape`] or candle's where the samples do not fit.
@@ -75,18 +76,6 @@ pub trait Critic {
     fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
         let _ = (samples, labels);
         Err(Error::config("the critic's batch of labels", "present", "none: it has no classes"))
-    }
-
-    /// The critic for two threads at once, on which a trainer then differentiates the penalty and the rest of the loss, unless the
-    /// results of a pass are larger than 32 MiB in all, since two passes hold more than one. The results are the same; the default,
-    /// `None`, is slower where there is more than one core.
-    ///
-    /// Say `Some(self)`, and never anything else, in a type that is `Sync` and whose forward pass depends on its parameters,
-    /// its input and nothing else, and changes nothing but its buffers, as [`Generator::as_sync`](crate::Generator::as_sync) has
-    /// it. A critic with buffers (spectral or batch normalisation) gains nothing, since each pass moves them: its passes stay one
-    /// after the other.
-    fn as_sync(&self) -> Option<&(dyn Critic + Sync)> {
-        None
     }
 
     /// The scores `(batch,)`, part of candle's graph: its `backward` reaches the parameters, and the samples where candle
@@ -150,10 +139,6 @@ macro_rules! impl_for_pointer {
 
             fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
                 (**self).forward_conditional(samples, labels)
-            }
-
-            fn as_sync(&self) -> Option<&(dyn Critic + Sync)> {
-                (**self).as_sync()
             }
 
             fn scores(&self, samples: &Tensor) -> Result<Tensor> {

@@ -167,7 +167,7 @@ impl Lipschitz {
         fake: &Tensor,
         epsilon: Option<&Tensor>,
     ) -> Result<Option<Traced>> {
-        self.penalty_knowing(critic, (real, fake), epsilon, &AtSamples::default())
+        self.penalty_knowing(critic, (real, fake), epsilon, None)
     }
 
     /// The same, given what layers of the critic, with the parameters that it has, made of both batches one after the other.
@@ -176,11 +176,14 @@ impl Lipschitz {
         critic: &dyn Critic,
         (real, fake): (&Tensor, &Tensor),
         epsilon: Option<&Tensor>,
-        at_samples: &AtSamples,
+        at_samples: Option<&AtSamples>,
     ) -> Result<Option<Traced>> {
-        let interpolates = || {
+        let interpolates = || -> Result<Traced> {
             let points = Traced::input(&penalty::interpolates(real, fake, epsilon)?);
-            Ok::<_, Error>(at_samples.find(&points, epsilon))
+            Ok(match (at_samples, epsilon) {
+                (Some(at_samples), Some(epsilon)) => at_samples.mixtures(&points, epsilon),
+                _ => points,
+            })
         };
         let value = match *self {
             Self::Clip { .. } => return Ok(None),
@@ -196,7 +199,7 @@ impl Lipschitz {
                     PenaltyPoints::Interpolates => interpolates()?,
                     PenaltyPoints::RealAndFake => {
                         let points = Traced::input(&penalty::real_and_fake(real, fake)?);
-                        at_samples.find(&points, None)
+                        at_samples.map_or(points.clone(), |at_samples| at_samples.again(&points))
                     }
                 };
                 critic.penalty(&points, &|gradient| {

@@ -41,13 +41,27 @@ fn passes_here<C: Critic>(critic: &Network<C>, shape: &[usize]) -> Result<[(usiz
     let gradients = gradients?;
     assert!(critic.parameters().trained().all(|(_, var)| gradients.get(var).is_some()));
     // In a training step the penalty knows what the first layer made of the samples.
-    let at_samples = AtSamples::default();
-    let (samples, together) = ((&real, &fake), Batching::Together);
-    wasserstein_estimate_keeping(model, samples, together, &at_samples)?;
-    let strategy = Lipschitz::gradient_penalty();
-    let (knowing, in_training) =
-        counted(|| strategy.penalty_knowing(model, samples, Some(&epsilon), &at_samples));
-    knowing?;
+    let at_samples = &AtSamples::default();
+    let (samples, epsilon) = ((&real, &fake), Some(&epsilon));
+    wasserstein_estimate_keeping(model, samples, Batching::Together, Some(at_samples))?;
+    let knowing = |strategy: Lipschitz, at_samples| -> Result<_> {
+        let (penalty, passes) =
+            counted(|| strategy.penalty_knowing(model, samples, epsilon, at_samples));
+        Ok((penalty?.expect("a penalty").detach().to_scalar::<f32>()?, passes))
+    };
+    let [(computed, of_penalty_again), (known, in_training)] = [
+        knowing(Lipschitz::gradient_penalty(), None)?,
+        knowing(Lipschitz::gradient_penalty(), Some(at_samples))?,
+    ];
+    assert_eq!(of_penalty_again, of_penalty);
+    assert!((known - computed).abs() <= 1e-5 * computed.abs(), "{known} for {computed}");
+    // At the samples themselves it is known to the bit.
+    let [(computed, all), (known, fewer)] = [
+        knowing(Lipschitz::divergence_tutorials(), None)?,
+        knowing(Lipschitz::divergence_tutorials(), Some(at_samples))?,
+    ];
+    assert_eq!((known.to_bits(), all), (computed.to_bits(), of_penalty));
+    assert_eq!(fewer, in_training);
     Ok([forward, of_penalty, in_training, backward])
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, with_gradients};
+use super::{Optimizer, Rates, State, each_beside, with_gradients};
 use crate::error::Result;
 use crate::ops::in_place::{averaged, averaged_square, update};
 use crate::ops::{Formula, Number};
@@ -14,7 +14,7 @@ use crate::parameters::Parameters;
 /// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, then
 /// `w -= learning_rate / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)`.
 ///
-/// With a `beta1` of 0, as WGAN-GP has it, `m` is the gradient, which is kept as it is.
+/// With a `beta1` of 0, as WGAN-GP has it, `m` is the gradient: its tensor is kept until the next step.
 ///
 /// With a weight decay, which makes it AdamW, `w *= 1 - learning_rate weight_decay` comes first. Its state is `exp_avg`,
 /// `exp_avg_sq` and the number `t` of its steps.
@@ -41,11 +41,10 @@ impl Optimizer for Adam {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<bool> {
-        let mut finite = true;
         let updates = with_gradients(parameters, gradients)?;
         let steps = self.state.advance(parameters)?;
         let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
-        for (name, parameter, gradient) in updates {
+        let finite = each_beside(&updates, &|name, parameter, gradient| {
             let rate = rates.learning_rate(name, self.learning_rate);
             let step = Step {
                 keep: 1.0 - rate * rates.weight_decay(name, self.weight_decay),
@@ -57,13 +56,15 @@ impl Optimizer for Adam {
             };
             let exp_avg_sq = self.state.get("exp_avg_sq", name)?;
             if self.beta1 == 0.0 {
-                // A large part of the memory that an update reads and writes.
-                let step = WithoutMomentum(step);
-                finite &= update([parameter, exp_avg_sq], [gradient], &step)?;
-                self.state.put("exp_avg", name, gradient);
-            } else {
-                let exp_avg = self.state.get("exp_avg", name)?;
-                finite &= update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?;
+                return Ok(update([parameter, exp_avg_sq], [gradient], &WithoutMomentum(step))?);
+            }
+            let exp_avg = self.state.get("exp_avg", name)?;
+            Ok(update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?)
+        })?;
+        if self.beta1 == 0.0 {
+            // To read and write it would be a large part of an update.
+            for (name, _, gradient) in updates {
+                self.state.put("exp_avg", name, gradient)?;
             }
         }
         Ok(finite)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, with_gradients};
+use super::{Optimizer, Rates, State, each_beside, with_gradients};
 use crate::error::Result;
 use crate::ops::in_place::{averaged, averaged_square, update};
 use crate::ops::{Formula, Number};
@@ -46,17 +46,16 @@ impl Optimizer for RmsProp {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<bool> {
-        let mut finite = true;
         let updates = with_gradients(parameters, gradients)?;
         self.state.advance(parameters)?;
-        for (name, parameter, gradient) in updates {
+        each_beside(&updates, &|name, parameter, gradient| {
             let rate = rates.learning_rate(name, self.learning_rate);
             let keep = 1.0 - rate * rates.weight_decay(name, self.weight_decay);
             let Self { alpha, eps, momentum, .. } = *self;
             let step = Step { keep, rate, alpha, eps, momentum };
             let state = |quantity| self.state.get(quantity, name);
             let square = state("square_avg")?;
-            finite &= match (self.centered, momentum > 0.0) {
+            Ok(match (self.centered, momentum > 0.0) {
                 (false, false) => update([parameter, square], [gradient], &step)?,
                 (true, false) => {
                     let mean = state("grad_avg")?;
@@ -71,9 +70,8 @@ impl Optimizer for RmsProp {
                     let targets = [parameter, square, mean, buffer];
                     update(targets, [gradient], &CentredWithMomentum(step))?
                 }
-            };
-        }
-        Ok(finite)
+            })
+        })
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

@@ -109,25 +109,20 @@ impl State {
         let found = self.quantities.iter().find(|known| known.name == quantity);
         match found.and_then(|quantity| quantity.tensors.get(parameter)) {
             Some(Kept::Changed(var)) => Ok(var),
-            _ => Err(Error::config(
-                "a tensor of an optimiser's state",
-                format!("{quantity}.{parameter}"),
-                "a quantity and a trained parameter of its own",
-            )),
+            _ => Err(unknown(quantity, parameter)),
         }
     }
 
     /// Puts a tensor in the place of a parameter's, without a copy: for a quantity that does not depend on what it was. It is
     /// no longer there to [`get`](Self::get).
-    pub(super) fn put(&mut self, quantity: &str, parameter: &str, tensor: &Tensor) {
-        let mut quantities = self.quantities.iter_mut();
-        let kept = quantities.find(|known| known.name == quantity);
-        if let Some(kept) = kept.and_then(|quantity| quantity.tensors.get_mut(parameter)) {
-            *kept = Kept::Put(tensor.detach());
-        }
+    pub(super) fn put(&mut self, quantity: &str, parameter: &str, tensor: &Tensor) -> Result<()> {
+        let found = self.quantities.iter_mut().find(|known| known.name == quantity);
+        let kept = found.and_then(|quantity| quantity.tensors.get_mut(parameter));
+        *kept.ok_or_else(|| unknown(quantity, parameter))? = Kept::Put(tensor.detach());
+        Ok(())
     }
 
-    /// Everything by name. The tensors share the state's memory: the next step changes them.
+    /// Everything by name. The tensors may share the state's memory: the next step changes or replaces them.
     ///
     /// # Errors
     /// Candle's, where the number of steps cannot be made a tensor.
@@ -194,6 +189,14 @@ impl State {
         *self = Self { steps, quantities };
         Ok(())
     }
+}
+
+fn unknown(quantity: &str, parameter: &str) -> Error {
+    Error::config(
+        "a tensor of an optimiser's state",
+        format!("{quantity}.{parameter}"),
+        "a quantity and a trained parameter of its own",
+    )
 }
 
 impl Quantity {
@@ -400,7 +403,8 @@ mod tests {
     fn what_is_put_is_saved_and_checked_like_the_rest() -> Result<()> {
         let mut state = stepped();
         let gradient = Var::new(&[3f32, 4.0], &Device::Cpu)?;
-        state.put("square_avg", "a", &gradient);
+        state.put("square_avg", "a", &gradient)?;
+        assert!(state.put("square_avg", "c", &gradient).is_err());
         assert!(state.get("square_avg", "a").is_err(), "nobody is to change it");
         assert_eq!(state.advance(&parameters(&[2]))?, 3);
         assert!(state.advance(&parameters(&[5])).is_err());

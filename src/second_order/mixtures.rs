@@ -10,58 +10,62 @@
 //! So what layers make of the samples themselves is kept, and mixed: a product less in each critic step, the largest one of a
 //! fully connected critic's pass. Only the value comes from there; gradients are those of the layer at the mixture.
 //!
-//! Not for convolutions: images have few channels, so that their first convolution costs little more than a mixture of its maps.
+//! It is known of the samples as they are, or reshaped without mixing them: not where labels are appended. And not of
+//! convolutions: images have few channels, so that their first convolution costs little more than a mixture of its maps.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Result, Tensor, TensorId};
 
 use super::Traced;
 use crate::ops;
 
-/// What layers made of some samples while their parameters were as they are: for one step.
+/// What layers have made of the samples of one step. They are known by their parameters, which must not change meanwhile.
 #[derive(Clone, Default)]
-pub(crate) struct AtSamples(Arc<Mutex<Vec<(Parameters, Tensor)>>>);
+pub(crate) struct AtSamples(Arc<Mutex<Vec<(Layer, Tensor)>>>);
 
 /// A layer's weight and its bias.
-type Parameters = (TensorId, Option<TensorId>);
+type Layer = (TensorId, Option<TensorId>);
+
+impl AtSamples {
+    /// Two batches of samples one after the other; what layers make of them is kept.
+    pub(crate) fn samples(&self, samples: &Traced) -> Traced {
+        samples.clone().with_rows(Some(Rows::Samples(self.clone())))
+    }
+
+    /// The same samples again.
+    pub(crate) fn again(&self, samples: &Traced) -> Traced {
+        samples.clone().with_rows(Some(Rows::Again(self.clone())))
+    }
+
+    /// `epsilon * x + (1 - epsilon) * y` of samples x of the first batch and y of the second, with a coefficient `(batch,)` each.
+    pub(crate) fn mixtures(&self, points: &Traced, epsilon: &Tensor) -> Traced {
+        points.clone().with_rows(Some(Rows::Mixtures(self.clone(), epsilon.detach())))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<(Layer, Tensor)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn output(&self, layer: Layer) -> Option<Tensor> {
+        self.known().iter().find(|(of, _)| *of == layer).map(|(_, output)| output.clone())
+    }
+}
 
 /// What the rows of a tensor are.
 #[derive(Clone)]
-pub(super) struct Rows {
-    at_samples: AtSamples,
-    are: Are,
-}
-
-#[derive(Clone)]
-enum Are {
-    /// The samples.
-    Samples,
-    /// `epsilon * x + (1 - epsilon) * y`: x a sample of the first half, y its partner of the second.
-    Mixtures { epsilon: Tensor },
-}
-
-impl AtSamples {
-    /// Samples, of which is kept what layers make of them.
-    pub(crate) fn keep(&self, samples: &Traced) -> Traced {
-        samples.clone().with_rows(Some(Rows { at_samples: self.clone(), are: Are::Samples }))
-    }
-
-    /// The same samples once more, or mixtures of the first half and the second, with a coefficient `(batch,)` each.
-    pub(crate) fn find(&self, points: &Traced, epsilon: Option<&Tensor>) -> Traced {
-        let are = match epsilon {
-            Some(epsilon) => Are::Mixtures { epsilon: epsilon.detach() },
-            None => Are::Samples,
-        };
-        points.clone().with_rows(Some(Rows { at_samples: self.clone(), are }))
-    }
+pub(super) enum Rows {
+    Samples(AtSamples),
+    Again(AtSamples),
+    /// With the coefficients.
+    Mixtures(AtSamples, Tensor),
 }
 
 impl Rows {
     /// Inputs of a layer from which its product costs more than a mixture of its outputs.
     const WORTH: usize = 64;
 
-    /// What the layer with these parameters makes of these rows, which is `compute`d where it is not known.
+    /// What a layer, by its weight and its bias, makes of these rows; `compute`d where it is not known.
     pub(super) fn output(
         &self,
         (weight, bias): (&Tensor, Option<&Tensor>),
@@ -71,24 +75,19 @@ impl Rows {
             return compute();
         }
         let layer = (weight.id(), bias.map(Tensor::id));
-        let known = {
-            let known = self.at_samples.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.iter().find(|(of, _)| *of == layer).map(|(_, output)| output.clone())
-        };
-        match (&self.are, known) {
-            (Are::Samples, Some(output)) => Ok(output),
-            (Are::Samples, None) => {
+        match self {
+            Self::Samples(at_samples) => {
                 let output = compute()?;
-                let mut known = self.at_samples.0.lock().unwrap_or_else(PoisonError::into_inner);
-                known.push((layer, output.clone()));
+                at_samples.known().push((layer, output.clone()));
                 Ok(output)
             }
-            (Are::Mixtures { epsilon }, Some(output)) => {
+            Self::Again(at_samples) => at_samples.output(layer).map_or_else(compute, Ok),
+            Self::Mixtures(at_samples, epsilon) => {
+                let Some(output) = at_samples.output(layer) else { return compute() };
                 let batch = epsilon.dim(0)?;
                 let [x, y] = [output.narrow(0, 0, batch)?, output.narrow(0, batch, batch)?];
                 ops::mix_samples([&x, &y], [epsilon, &epsilon.affine(-1.0, 1.0)?])
             }
-            (Are::Mixtures { .. }, None) => compute(),
         }
     }
 }
@@ -102,7 +101,7 @@ mod tests {
     use crate::random::Stream;
 
     fn draw(name: &str, shape: &[usize]) -> crate::Result<Tensor> {
-        Ok(Stream::new(0, name, 0).normal(shape.to_vec(), DType::F64, &Device::Cpu)?)
+        Stream::new(0, name, 0).normal(shape.to_vec(), DType::F64, &Device::Cpu)
     }
 
     /// The largest difference, in units of the largest value.
@@ -111,9 +110,9 @@ mod tests {
         Ok(largest(&a.sub(b)?)? / largest(b)?)
     }
 
-    /// Samples of (batch, 8, `inputs` / 8), their partners, coefficients and mixtures.
-    fn samples(batch: usize, inputs: usize) -> crate::Result<[Tensor; 3]> {
-        let both = draw("both", &[2 * batch, 8, inputs / 8])?;
+    /// Samples and their partners, coefficients, and mixtures.
+    fn samples(batch: usize, shape: &[usize]) -> crate::Result<[Tensor; 3]> {
+        let both = draw("both", &[&[2 * batch], shape].concat())?;
         let epsilon = draw("epsilon", &[batch])?.abs()?;
         let [x, y] = [both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?];
         let others = epsilon.affine(-1.0, 1.0)?;
@@ -125,7 +124,7 @@ mod tests {
     /// square, a penalty, gives the parameters.
     #[test]
     fn a_mixture_of_outputs_is_the_output_of_the_mixture() -> crate::Result<()> {
-        let [both, epsilon, mixtures] = samples(5, 64)?;
+        let [both, epsilon, mixtures] = samples(5, &[8, 8])?;
         let weight = Var::from_tensor(&draw("weight", &[7, 64])?)?;
         let bias = Var::from_tensor(&draw("bias", &[7])?)?;
         for bias in [None, Some(bias.as_tensor())] {
@@ -139,10 +138,10 @@ mod tests {
                 Ok(([h.detach(), gradient.detach(), of_weight], products.1))
             };
             let at_samples = AtSamples::default();
-            let at_both = layer(&at_samples.keep(&Traced::untracked(&both)))?.detach();
+            let at_both = layer(&at_samples.samples(&Traced::untracked(&both)))?.detach();
             let (computed, products) = learned(&Traced::input(&mixtures))?;
             assert_eq!(products, 1);
-            let points = at_samples.find(&Traced::input(&mixtures), Some(&epsilon));
+            let points = at_samples.mixtures(&Traced::input(&mixtures), &epsilon);
             let (mixed, products) = learned(&points)?;
             assert_eq!(products, 0);
             for (mixed, computed) in mixed.iter().zip(&computed) {
@@ -150,7 +149,7 @@ mod tests {
                 assert!(off < 1e-14, "{off:e}");
             }
             // The same samples again give the same bytes.
-            let again = at_samples.find(&Traced::input(&both), None);
+            let again = at_samples.again(&Traced::input(&both));
             let (again, products) = learned(&again)?;
             assert_eq!((off(&again[0], &at_both)?, products), (0.0, 0));
             let (computed, _) = learned(&Traced::input(&both))?;
@@ -164,18 +163,17 @@ mod tests {
     /// Another layer, other rows, and what is not the samples themselves.
     #[test]
     fn what_is_not_known_is_computed() -> crate::Result<()> {
-        let [both, epsilon, mixtures] = samples(4, 128)?;
+        let [both, epsilon, mixtures] = samples(4, &[2, 64])?;
         let [weight, other] = [draw("weight", &[6, 128])?, draw("other", &[6, 128])?];
-        let [bias, narrow] = [draw("bias", &[6])?, draw("narrow", &[6, 16])?];
+        let [bias, of_half] = [draw("bias", &[6])?, draw("of a half", &[6, 64])?];
         let at_samples = AtSamples::default();
-        let kept = at_samples.keep(&Traced::untracked(&both));
-        let points = at_samples.find(&Traced::input(&mixtures), Some(&epsilon));
+        let kept = at_samples.samples(&Traced::untracked(&both));
+        let points = at_samples.mixtures(&Traced::input(&mixtures), &epsilon);
         let flat = |x: &Traced| x.flatten_from(1);
         flat(&kept)?.linear(&weight, None, "kept")?;
         let halves = |x: &Traced| x.reshape((2 * x.dims()[0], 64));
-        let of_half = draw("of a half", &[6, 64])?;
         halves(&kept)?.linear(&of_half, None, "not kept")?;
-        kept.linear(&narrow, None, "not kept")?;
+        kept.linear(&of_half, None, "not kept")?;
         let products = |work: &dyn Fn(&Traced) -> crate::Result<Traced>| -> crate::Result<usize> {
             let (made, (_, products)) = counted(|| work(&points));
             let plain = work(&Traced::input(&mixtures))?.detach();
@@ -187,9 +185,13 @@ mod tests {
         assert_eq!(products(&|x| flat(x)?.linear(&weight, Some(&bias), "with a bias"))?, 1);
         assert_eq!(products(&|x| flat(x)?.sqr()?.linear(&weight, None, "of squares"))?, 1);
         assert_eq!(products(&|x| halves(x)?.linear(&of_half, None, "of halves"))?, 1);
-        assert_eq!(products(&|x| x.linear(&narrow, None, "of few inputs"))?, 1);
+        assert_eq!(products(&|x| x.linear(&of_half, None, "of halves as they lie"))?, 1);
+        // Samples that are looked at again leave nothing behind.
+        let again = AtSamples::default();
+        flat(&again.again(&Traced::input(&both)))?.linear(&weight, None, "again")?;
+        assert!(again.known().is_empty() && at_samples.known().len() == 1);
         // Of another step nothing is known.
-        let points = AtSamples::default().find(&Traced::input(&mixtures), Some(&epsilon));
+        let points = AtSamples::default().mixtures(&Traced::input(&mixtures), &epsilon);
         let (made, (_, products)) = counted(|| flat(&points)?.linear(&weight, None, "later"));
         assert!(made.is_ok() && products == 1);
         Ok(())
@@ -198,13 +200,13 @@ mod tests {
     /// From 64 inputs on.
     #[test]
     fn layers_of_few_inputs_are_computed() -> crate::Result<()> {
-        for (inputs, expected) in [(56, 1), (64, 0)] {
-            let [both, epsilon, mixtures] = samples(4, inputs)?;
+        for (inputs, expected) in [(63, 1), (64, 0)] {
+            let [both, epsilon, mixtures] = samples(4, &[inputs])?;
             let weight = draw("weight", &[6, inputs])?;
             let at_samples = AtSamples::default();
-            let layer = |x: &Traced| x.flatten_from(1)?.linear(&weight, None, "a layer");
-            layer(&at_samples.keep(&Traced::untracked(&both)))?;
-            let points = at_samples.find(&Traced::input(&mixtures), Some(&epsilon));
+            let layer = |x: &Traced| x.linear(&weight, None, "a layer");
+            layer(&at_samples.samples(&Traced::untracked(&both)))?;
+            let points = at_samples.mixtures(&Traced::input(&mixtures), &epsilon);
             let (_, (_, products)) = counted(|| layer(&points));
             assert_eq!(products, expected, "{inputs} inputs");
         }

@@ -48,6 +48,6 @@ mod traced;
 
 pub use apply::Layer;
 pub(crate) use convolution::can_be_held;
-pub(crate) use gradients::Gradients;
+pub(crate) use gradients::{Gradient, Gradients};
 pub(crate) use mixtures::AtSamples;
 pub use traced::Traced;

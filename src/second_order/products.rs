@@ -118,11 +118,11 @@ impl Traced {
             dims.push(outputs);
             return self.reshape((rows, inputs))?.linear(weight, bias, layer)?.reshape(dims);
         }
-        let layer = (weight, bias);
+        let parameters = (weight, bias);
         let (weight, bias) = (self.parameter(weight), bias.map(|bias| self.parameter(bias)));
         let compute = || ops::linear(self.raw(), weight.raw(), bias.as_ref().map(Self::raw));
         let value = match self.rows() {
-            Some(rows) => rows.output(layer, compute)?,
+            Some(rows) => rows.output(parameters, compute)?,
             None => compute()?,
         };
         let mut operands = Vec::from(pull_backs(Product::Nt, self, &weight));

@@ -37,11 +37,11 @@ impl PassSize {
 }
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    /// The critic, where the terms of its loss are made at once. One with buffers is moved by each of its passes.
-    pub(super) fn critic_for_two_terms(&self) -> Option<&(dyn Critic + Sync)> {
+    /// Whether the penalty is made at once with the way back of the estimate. A critic with buffers is moved by each of its
+    /// passes.
+    pub(super) fn makes_two_terms_at_once(&self) -> bool {
         let two = self.config.lipschitz.penalises() && self.batching == Batching::Together;
-        let at_once = two && self.device.is_cpu() && self.critic_pass_size.is_small();
-        self.critic.model().as_sync().filter(|_| at_once)
+        two && self.device.is_cpu() && self.critic_pass_size.is_small()
     }
 
     /// The generator, where it makes samples at once with the critic's gradients at others.
@@ -78,7 +78,7 @@ mod tests {
         let config = TrainConfig { generator_steps: 2, n_critic: 2, batch_size: 64, ..config };
         let mut trainer = WganTrainer::new(generator, critic, config)?;
         let of = |trainer: &WganTrainer<_, _>| {
-            let terms = trainer.critic_for_two_terms().is_some();
+            let terms = trainer.makes_two_terms_at_once();
             (terms, trainer.generator_beside_the_critic().is_some())
         };
         let before = of(&trainer);

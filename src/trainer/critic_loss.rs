@@ -1,9 +1,9 @@
 //! The critic's loss and its gradients, term by term.
 //!
-//! The loss is a sum, and so are its gradients: each term is differentiated by itself. The terms share nothing but samples and the
-//! critic's parameters, which neither changes, so two threads can make them, where threads that share the loops of one pass wait for
-//! each other at the end of each. One after the other the estimate comes first, for a critic with
-//! buffers, which each of its passes moves.
+//! The loss is a sum, and so are its gradients: each term is differentiated by itself. The estimate's forward pass comes first: the
+//! penalty takes from it what a first layer makes of the samples, and a critic with buffers is moved by each of its passes. Then
+//! the way back of the estimate and the penalty share nothing but what neither changes, so two threads can make them, where
+//! threads that share the loops of one pass wait for each other at the end of each.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -45,9 +45,11 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         let CriticDraws { real, epsilon, labels, .. } = draws;
         let (lipschitz, batching, size) =
             (self.config.lipschitz, self.batching, &self.critic_pass_size);
-        let (samples, at_samples) = ((real, fake), AtSamples::default());
+        let samples = (real, fake);
+        let at_samples = lipschitz.penalises().then(AtSamples::default);
+        let at_samples = at_samples.as_ref();
         let forward = |critic: &dyn Critic| -> Result<Traced> {
-            let estimate = wasserstein_estimate_keeping(critic, samples, batching, &at_samples)?;
+            let estimate = wasserstein_estimate_keeping(critic, samples, batching, at_samples)?;
             size.see(&estimate);
             Ok(estimate)
         };
@@ -58,20 +60,16 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         };
         let penalty = |critic: &dyn Critic| {
             let penalty =
-                lipschitz.penalty_knowing(critic, samples, epsilon.as_ref(), &at_samples)?;
+                lipschitz.penalty_knowing(critic, samples, epsilon.as_ref(), at_samples)?;
             penalty.map(|penalty| Term::new(penalty.detach(), penalty)).transpose()
         };
         let critic = given(self.critic.model(), labels.as_ref());
         let estimate = forward(&*critic)?;
-        let (penalty, estimate) = match self.critic_for_two_terms() {
-            Some(critic) => {
-                let critic = given(critic, labels.as_ref());
-                beside(|| penalty(&*critic), || learn(estimate))
-            }
-            None => {
-                let estimate = learn(estimate)?;
-                (penalty(&*critic), Ok(estimate))
-            }
+        let (penalty, estimate) = if self.makes_two_terms_at_once() {
+            beside(|| penalty(&*critic), || learn(estimate))
+        } else {
+            let estimate = learn(estimate)?;
+            (penalty(&*critic), Ok(estimate))
         };
         let (estimate, penalty) = (estimate?, penalty?);
 
@@ -84,5 +82,54 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         };
         let gradients = self.finite_critic_gradients(&report, &loss, gradients)?;
         Ok((report, gradients))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::ops::count::counted;
+    use crate::random::Stream;
+    use crate::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
+    use crate::{Lipschitz, ModelBuilder, TrainConfig};
+
+    /// Matrix products of the critic's gradients for samples of so many features; on one thread, where they are counted.
+    fn products(features: usize, lipschitz: Lipschitz) -> Result<usize> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
+        pool.install(|| products_here(features, lipschitz))
+    }
+
+    fn products_here(features: usize, lipschitz: Lipschitz) -> Result<usize> {
+        let sample_shape = vec![features];
+        let build = ModelBuilder::new(0);
+        let settings =
+            MlpGeneratorConfig { sample_shape: sample_shape.clone(), ..Default::default() };
+        let generator = build.generator(|vb| MlpGenerator::new(settings, vb))?;
+        let settings = MlpCriticConfig { sample_shape, ..Default::default() };
+        let critic = build.critic(|vb| MlpCritic::new(settings, vb))?;
+        let config = TrainConfig { lipschitz, ..TrainConfig::wgan_gp() };
+        let trainer = WganTrainer::new(generator, critic, config)?;
+        let draw =
+            |name: &str| Stream::new(0, name, 0).normal((4, features), DType::F32, &Device::Cpu);
+        let epsilon =
+            Stream::new(0, "epsilon", 0).uniform(0.0, 1.0, 4, DType::F32, &Device::Cpu)?;
+        let draws = CriticDraws::new(draw("real")?, draw("latent")?, Some(epsilon));
+        let fake = draw("fake")?;
+        let (gradients, (_, products)) = counted(|| trainer.critic_gradients(&draws, &fake));
+        assert!(gradients.is_ok());
+        Ok(products)
+    }
+
+    /// What the first layer makes of the samples is not computed again for the penalty, if the layer has inputs enough.
+    #[test]
+    fn a_penalty_takes_from_the_estimate_what_is_known() -> Result<()> {
+        for lipschitz in [Lipschitz::gradient_penalty(), Lipschitz::divergence_tutorials()] {
+            assert_eq!(products(60, lipschitz)?, products(64, lipschitz)? + 1, "{lipschitz:?}");
+        }
+        let clip = Lipschitz::default();
+        assert_eq!(products(60, clip)?, products(64, clip)?);
+        Ok(())
     }
 }

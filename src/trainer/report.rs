@@ -1,15 +1,16 @@
 //! The figures of a step, held to be finite.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::gradient_probe::GradientProbe;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::kernels::beside;
 use crate::lipschitz::Lipschitz;
 use crate::ops::first_non_finite;
 use crate::parameters::Parameters;
-use crate::second_order::{Gradients, Traced};
+use crate::second_order::{Gradient, Gradients, Traced};
 
 /// The figures of a critic step, taken before its update.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -117,15 +118,13 @@ pub(super) fn finite_gradients(
 ) -> Result<GradStore, Failure> {
     finite(name, number(loss)?, step, RATE)?;
     let mut gradients = gradients()?;
+    // One that is missing is the optimiser's to report.
+    let there = parameters
+        .trained()
+        .filter_map(|(name, parameter)| Some((name, parameter, gradients.remove(parameter)?)));
     let (mut multiplied, mut not_finite) = (GradStore::default(), Vec::new());
-    for (name, parameter) in parameters.trained() {
-        let Some(gradient) = gradients.remove(parameter) else {
-            continue; // the optimiser's to report
-        };
-        let (gradient, finite) = gradient.multiplied()?;
-        if !finite && let Some(value) = first_non_finite(&gradient)? {
-            not_finite.push((name.to_owned(), value));
-        }
+    for (name, parameter, gradient, value) in looked_at(there.collect())? {
+        not_finite.extend(value.map(|value| (name.to_owned(), value)));
         multiplied.insert(parameter, gradient);
     }
     let Some((name, value)) = not_finite.first() else {
@@ -135,6 +134,27 @@ pub(super) fn finite_gradients(
                  of a divergence penalty, or scale the data to [-1, 1]";
     let error = non_finite(&format!("the gradient of {name}"), *value, step, cause).into();
     Err(Failure { error, gradients: not_finite.into_iter().map(|(name, _)| name).collect() })
+}
+
+/// A parameter with its name and its gradient.
+type Unlooked<'a> = (&'a str, &'a Var, Gradient);
+/// The same with a value in it that is not finite, where there is one.
+type Looked<'a> = (&'a str, &'a Var, Tensor, Option<f64>);
+
+/// Multiplies gradients and looks at them; half of them beside the other half, so that no product waits for the end of another.
+fn looked_at(mut gradients: Vec<Unlooked<'_>>) -> Result<Vec<Looked<'_>>> {
+    if gradients.len() > 1 && gradients[0].1.device().is_cpu() {
+        let others = gradients.split_off(gradients.len() / 2);
+        let (looked, others) = beside(|| looked_at(gradients), || looked_at(others));
+        return Ok([looked?, others?].concat());
+    }
+    gradients.into_iter().map(looked_at_one).collect()
+}
+
+fn looked_at_one((name, parameter, gradient): Unlooked<'_>) -> Result<Looked<'_>> {
+    let (gradient, finite) = gradient.multiplied()?;
+    let value = if finite { None } else { first_non_finite(&gradient)? };
+    Ok((name, parameter, gradient, value))
 }
 
 const RATE: &str = "a learning rate is too high, or the parameters or the data are not finite";

@@ -135,10 +135,6 @@ macro_rules! impl_critic {
             fn forward_conditional(&self, samples: &Traced, labels: &Tensor) -> Result<Traced> {
                 self.run(samples, Some(labels))
             }
-
-            fn as_sync(&self) -> Option<&(dyn crate::critic::Critic + Sync)> {
-                Some(self)
-            }
         }
     };
 }
