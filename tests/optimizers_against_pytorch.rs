@@ -269,6 +269,14 @@ fn a_gradient_need_not_be_contiguous() {
         }
         let away = away(&reference, &parameters, setting, 2);
         assert!(away < 1e-12, "{setting}: {away}");
+        // Nor need the state that it may have become.
+        let state = optimizer.state().unwrap();
+        let mut other = config.build();
+        other.load_state(&parameters, &state).unwrap();
+        let tensors = other.state().unwrap().into_iter().filter(|(name, _)| name != "step");
+        for (name, tensor) in tensors {
+            assert_eq!(support::tensor_bits(&tensor), support::tensor_bits(&state[&name]));
+        }
     }
 }
 

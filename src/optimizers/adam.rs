@@ -125,3 +125,48 @@ impl Formula<2, 1> for WithoutMomentum {
         self.0.descend(parameter, gradient.clone(), square, gradient)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+    use crate::optimizers::OptimizerConfig;
+    use crate::random::Stream;
+
+    /// To the bit what the formula gives that reads and writes the first average, on three steps, and the state is the same.
+    #[test]
+    fn without_momentum_the_gradient_is_the_first_average() -> Result<()> {
+        let parameters: Parameters =
+            [("w".to_owned(), Var::ones(100, DType::F32, &Device::Cpu)?)].into_iter().collect();
+        let (_, parameter) = parameters.trained().next().expect("it has one");
+        let all = [parameter.as_tensor().copy()?, parameter.zeros_like()?, parameter.zeros_like()?];
+        let [parameter_of_all, mean, square] = all.map(|x| Var::from_tensor(&x));
+        let (parameter_of_all, mean, square) = (parameter_of_all?, mean?, square?);
+        let mut adam = OptimizerConfig::adam_w(1e-2, 0.0, 0.9, 0.1).build();
+        for step in 1..=3 {
+            let mut draws = Stream::new(0, "gradient", step);
+            let gradient = draws.normal(100, DType::F32, &Device::Cpu)?;
+            let formula = Step {
+                keep: 1.0 - 1e-2 * 0.1,
+                rate: 1e-2,
+                scale: (1.0 - 0.9f64.powf(step as f64)).sqrt().recip(),
+                beta1: 0.0,
+                beta2: 0.9,
+                eps: 1e-8,
+            };
+            update([&parameter_of_all, &mean, &square], [&gradient], &formula)?;
+            let mut gradients = GradStore::default();
+            gradients.insert(parameter, gradient);
+            assert!(adam.step(&parameters, &gradients, &Rates::default())?);
+            let state = adam.state()?;
+            let bits = |x: &Tensor| -> Result<Vec<u32>> {
+                Ok(x.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+            };
+            assert_eq!(bits(parameter)?, bits(&parameter_of_all)?);
+            assert_eq!(bits(&state["exp_avg.w"])?, bits(&mean)?);
+            assert_eq!(bits(&state["exp_avg_sq.w"])?, bits(&square)?);
+        }
+        Ok(())
+    }
+}

@@ -25,10 +25,11 @@
 //! | [`DcganCritic`](crate::zoo::DcganCritic) of 32 pixels, 4 layers, no norm | 4 | 8 | 14 | 26 | 32 (4 + 8 + 20) |
 //! | [`ResNet32Critic`](crate::zoo::ResNet32Critic), 10 convolutions, 1 linear layer | 11 | 22 | 41 | 74 | 92 (11 + 22 + 59) |
 //!
-//! In a training step the penalty of the `MlpCritic` takes 5: what its first layer makes of an interpolate is the interpolate of
-//! what it made of both samples.
-//!
 //! (Both columns are counted, by a unit test here and by `tests/pytorch/model_training.py` there.)
+//!
+//! A trainer makes one product less: what a fully connected layer makes of an interpolate is the interpolate of what it made of
+//! both samples. So it is for each layer of 64 inputs or more that is applied to the samples as they are, without labels, where the
+//! critic sees both batches in one pass.
 //!
 //! The designs that were weighed are in `docs/design.md`. This one lets the author write the forward pass once, in candle's
 //! own words, and works behind `dyn Critic`.
