@@ -1,7 +1,5 @@
 //! One seed gives one run, byte for byte: repeated, on any number of threads, in one piece or two.
 
-use std::cell::Cell;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
@@ -10,37 +8,31 @@ use wgan::history::{History, Record};
 use wgan::optimizers::{OptimizerConfig, ParameterGroup, UpdateConfig};
 use wgan::random::Stream;
 use wgan::schedules::RateSchedule;
-use wgan::zoo::{
-    CriticNorm, DcganCritic, DcganCriticConfig, MlpCritic, MlpCriticConfig, MlpGenerator,
-    MlpGeneratorConfig,
-};
-use wgan::{
-    Critic, CriticDraws, Ema, Generator, ModelBuilder, Result, Traced, TrainConfig, WganTrainer,
-};
+use wgan::zoo::{MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig};
+use wgan::{CriticDraws, Ema, Generator, ModelBuilder, Result, Traced, TrainConfig, WganTrainer};
 
 type Trainer = WganTrainer<MlpGenerator, MlpCritic>;
 
-/// Wide enough for every kernel to share its work between threads; each model as its function wraps it.
-fn trainer_of<G: Generator, C: Critic>(
+/// Wide enough for every kernel to share its work between threads; the generator as the function wraps it.
+fn trainer_of<G: Generator>(
     config: &TrainConfig,
-    wrap_generator: impl FnOnce(MlpGenerator) -> G,
-    wrap_critic: impl FnOnce(MlpCritic) -> C,
-) -> WganTrainer<G, C> {
+    wrap: impl FnOnce(MlpGenerator) -> G,
+) -> WganTrainer<G, MlpCritic> {
     let build = ModelBuilder::new(config.seed);
     let generator = build.generator(|vb| {
         let config =
             MlpGeneratorConfig { latent_dim: 20, hidden: vec![300, 640], ..Default::default() };
-        MlpGenerator::new(config, vb).map(wrap_generator)
+        MlpGenerator::new(config, vb).map(wrap)
     });
     let critic = build.critic(|vb| {
         let config = MlpCriticConfig { hidden: vec![520, 260], ..Default::default() };
-        MlpCritic::new(config, vb).map(wrap_critic)
+        MlpCritic::new(config, vb)
     });
     WganTrainer::new(generator.unwrap(), critic.unwrap(), config.clone()).unwrap()
 }
 
 fn trainer(config: &TrainConfig) -> Trainer {
-    trainer_of(config, |generator| generator, |critic| critic)
+    trainer_of(config, |generator| generator)
 }
 
 fn data() -> TensorDataset {
@@ -110,7 +102,7 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
     values.into_iter().map(f32::to_bits).collect()
 }
 
-fn outcome<G: Generator, C: Critic>(trainer: &WganTrainer<G, C>, history: &History) -> Outcome {
+fn outcome<G: Generator>(trainer: &WganTrainer<G, MlpCritic>, history: &History) -> Outcome {
     let mut parameters = Vec::new();
     for network in
         [trainer.generator().parameters().tensors(), trainer.critic().parameters().tensors()]
@@ -151,15 +143,6 @@ fn a_run_is_the_same_on_any_number_of_threads() {
         for threads in [2, 5] {
             assert_eq!(one, run_on(threads, &config), "{threads} threads: {config:?}");
         }
-    }
-}
-
-/// A critic that only one thread may use: the trainer makes one thing after the other.
-struct Alone<C>(C, PhantomData<Cell<()>>);
-
-impl<C: Critic> Critic for Alone<C> {
-    fn forward(&self, samples: &Traced) -> Result<Traced> {
-        self.0.forward(samples)
     }
 }
 
@@ -206,7 +189,7 @@ impl<const SYNC: bool> Generator for Wrapped<SYNC> {
 /// What is made beside each other is the same made one after the other: with batch normalisation in
 /// the generator, whose statistics each pass moves.
 #[test]
-fn a_run_is_the_same_where_models_stay_on_their_thread() {
+fn a_run_is_the_same_where_the_generator_stays_on_its_thread() {
     for config in configs(13, 2) {
         let mut alone = alone(&config);
         let history = alone.fit(&data()).unwrap();
@@ -218,7 +201,7 @@ fn a_run_is_the_same_where_models_stay_on_their_thread() {
 
 /// A step that fails while the next samples are made leaves the same behind, and looks for the reason when they are done.
 #[test]
-fn a_failure_is_the_same_where_models_stay_on_their_thread() {
+fn a_failure_is_the_same_where_the_generator_stays_on_its_thread() {
     // What is clipped does not overflow.
     for config in configs(15, 2).into_iter().filter(|config| config.lipschitz.penalises()) {
         let critic_optimizer = OptimizerConfig::sgd(1e25, 0.0);
@@ -239,35 +222,8 @@ fn a_failure_is_the_same_where_models_stay_on_their_thread() {
     }
 }
 
-fn alone(config: &TrainConfig) -> WganTrainer<Wrapped<false>, Alone<MlpCritic>> {
-    let generator = |generator| Wrapped::new(generator, None);
-    trainer_of(config, generator, |critic| Alone(critic, PhantomData))
-}
-
-/// Each pass of a critic with spectral normalisation moves its buffers, so the estimate comes before the penalty, never beside it.
-#[test]
-fn a_critic_with_buffers_is_run_in_order() {
-    fn run<C: Critic>(wrap: fn(DcganCritic) -> C) -> Outcome {
-        let config =
-            TrainConfig { seed: 16, generator_steps: 2, n_critic: 3, ..TrainConfig::wgan_gp() };
-        let build = ModelBuilder::new(config.seed);
-        let generator = build.generator(|vb| MlpGenerator::new(Default::default(), vb)).unwrap();
-        let critic = build.critic(|vb| {
-            let config = DcganCriticConfig {
-                image_size: 28,
-                channels: 1,
-                width: 8,
-                norm: CriticNorm::None,
-                spectral_norm: true,
-                ..Default::default()
-            };
-            DcganCritic::new(config, vb).map(wrap)
-        });
-        let mut trainer = WganTrainer::new(generator, critic.unwrap(), config).unwrap();
-        let history = trainer.fit(&data()).unwrap();
-        outcome(&trainer, &history)
-    }
-    assert_eq!(run(|critic| critic), run(|critic| Alone(critic, PhantomData)));
+fn alone(config: &TrainConfig) -> WganTrainer<Wrapped<false>, MlpCritic> {
+    trainer_of(config, |generator| Wrapped::new(generator, None))
 }
 
 fn latent(config: &TrainConfig, purpose: &str, index: u64) -> Tensor {
@@ -295,7 +251,7 @@ fn a_critic_step_is_done_whatever_fails_in_the_samples_after_it() {
             // One pass checks the models, and the one that fails comes after those of the steps.
             let good = Some(1 + steps_done);
             let wrap = |generator| Wrapped::<SYNC>::new(generator, good);
-            let mut failing = trainer_of(config, wrap, |critic| critic);
+            let mut failing = trainer_of(config, wrap);
             let error = failing.fit(&data()).unwrap_err();
             assert!(error.to_string().contains("this pass fails"), "{error}");
 

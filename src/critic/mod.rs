@@ -55,8 +55,11 @@ use crate::second_order::Traced;
 /// ```
 pub trait Critic {
     /// Maps samples `(batch, ...)` to scores `(batch,)` or `(batch, 1)`. Each score must depend on its own
-    /// sample alone, and a pass must not change trained parameters: within a step, what a layer makes of two samples serves for
-    /// the points between them.
+    /// sample alone.
+    ///
+    /// A pass must not change in place what another may have used: neither trained parameters nor anything else but buffers, which
+    /// are given to the tape as copies ([`parameter`](Traced::parameter)). A trainer differentiates one pass while it makes the next,
+    /// and a gradient penalty takes what a linear layer makes of interpolates from what it made of the samples in the same step.
     ///
     /// # Errors
     /// [`Error::Shape`] or candle's where the samples do not fit.

@@ -21,7 +21,7 @@ mod scratch;
 pub(crate) mod transpose;
 pub(crate) mod update;
 
-pub(crate) use parallel::beside;
+pub(crate) use parallel::{beside, has_helpers};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, WithDType};

@@ -199,7 +199,10 @@ impl Lipschitz {
                     PenaltyPoints::Interpolates => interpolates()?,
                     PenaltyPoints::RealAndFake => {
                         let points = Traced::input(&penalty::real_and_fake(real, fake)?);
-                        at_samples.map_or(points.clone(), |at_samples| at_samples.again(&points))
+                        match at_samples {
+                            Some(at_samples) => at_samples.again(&points),
+                            None => points,
+                        }
                     }
                 };
                 critic.penalty(&points, &|gradient| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, each_beside, with_gradients};
+use super::{Optimizer, Rates, State, update_each, with_gradients};
 use crate::error::Result;
 use crate::ops::in_place::{averaged, averaged_square, update};
 use crate::ops::{Formula, Number};
@@ -14,7 +14,8 @@ use crate::parameters::Parameters;
 /// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, then
 /// `w -= learning_rate / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)`.
 ///
-/// With a `beta1` of 0, as WGAN-GP has it, `m` is the gradient: its tensor is kept until the next step.
+/// With a `beta1` of 0, as WGAN-GP has it, `m` is the gradient: its tensor is kept until the next step, and must not be changed
+/// in place meanwhile.
 ///
 /// With a weight decay, which makes it AdamW, `w *= 1 - learning_rate weight_decay` comes first. Its state is `exp_avg`,
 /// `exp_avg_sq` and the number `t` of its steps.
@@ -44,7 +45,7 @@ impl Optimizer for Adam {
         let updates = with_gradients(parameters, gradients)?;
         let steps = self.state.advance(parameters)?;
         let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
-        let finite = each_beside(&updates, &|name, parameter, gradient| {
+        let finite = update_each(updates.clone(), |name, parameter, gradient| {
             let rate = rates.learning_rate(name, self.learning_rate);
             let step = Step {
                 keep: 1.0 - rate * rates.weight_decay(name, self.weight_decay),

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var, backprop::GradStore};
 
 use crate::error::{Error, Result};
-use crate::kernels::beside;
+use crate::ops::each_beside;
 use crate::parameters::Parameters;
 
 /// Something that moves parameters along their gradients.
@@ -181,22 +181,12 @@ pub fn with_gradients<'a>(
         .collect()
 }
 
-/// Calls `update` with each parameter and its gradient; on the CPU one half of them beside the other, so that no short update
-/// waits for the end of another. Returns whether all calls said `true`.
-fn each_beside<'a>(
-    updates: &[(&'a str, &'a Var, &'a Tensor)],
-    update: &(impl Fn(&'a str, &'a Var, &'a Tensor) -> Result<bool> + Sync),
+/// Calls `update` with each parameter and its gradient, some beside others. Returns whether all calls said `true`.
+fn update_each<'a>(
+    updates: Vec<(&'a str, &'a Var, &'a Tensor)>,
+    update: impl Fn(&'a str, &'a Var, &'a Tensor) -> Result<bool> + Sync,
 ) -> Result<bool> {
-    match *updates {
-        [] => Ok(true),
-        [(name, parameter, gradient)] => update(name, parameter, gradient),
-        _ => {
-            let (some, others) = updates.split_at(updates.len() / 2);
-            let (some, others) = match some[0].1.device().is_cpu() {
-                true => beside(|| each_beside(some, update), || each_beside(others, update)),
-                false => (each_beside(some, update), each_beside(others, update)),
-            };
-            Ok(some? & others?)
-        }
-    }
+    let update = |(name, parameter, gradient)| update(name, parameter, gradient);
+    let seen = each_beside(updates, |(_, parameter, _)| parameter.as_tensor(), update);
+    seen.into_iter().try_fold(true, |all, one| Ok(all & one?))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, each_beside, with_gradients};
+use super::{Optimizer, Rates, State, update_each, with_gradients};
 use crate::error::Result;
 use crate::ops::in_place::{averaged, averaged_square, update};
 use crate::ops::{Formula, Number};
@@ -48,7 +48,7 @@ impl Optimizer for RmsProp {
     ) -> Result<bool> {
         let updates = with_gradients(parameters, gradients)?;
         self.state.advance(parameters)?;
-        each_beside(&updates, &|name, parameter, gradient| {
+        update_each(updates, |name, parameter, gradient| {
             let rate = rates.learning_rate(name, self.learning_rate);
             let keep = 1.0 - rate * rates.weight_decay(name, self.weight_decay);
             let Self { alpha, eps, momentum, .. } = *self;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Tensor, backprop::GradStore};
 
-use super::{Optimizer, Rates, State, with_gradients};
+use super::{Optimizer, Rates, State, update_each, with_gradients};
 use crate::error::Result;
 use crate::ops::in_place::update;
 use crate::ops::{Formula, Number};
@@ -37,10 +37,9 @@ impl Optimizer for Sgd {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<bool> {
-        let mut finite = true;
         let updates = with_gradients(parameters, gradients)?;
         let first = self.state.advance(parameters)? == 1;
-        for (name, parameter, gradient) in updates {
+        update_each(updates, |name, parameter, gradient| {
             let rate = rates.learning_rate(name, self.learning_rate);
             let step = Step {
                 keep: 1.0 - rate * rates.weight_decay(name, self.weight_decay),
@@ -49,14 +48,13 @@ impl Optimizer for Sgd {
                 take: if first { 1.0 } else { 1.0 - self.dampening },
                 nesterov: self.nesterov,
             };
-            finite &= if self.momentum > 0.0 {
+            Ok(if self.momentum > 0.0 {
                 let buffer = self.state.get("momentum_buffer", name)?;
                 update([parameter, buffer], [gradient], &step)?
             } else {
                 update([parameter], [gradient], &step)?
-            };
-        }
-        Ok(finite)
+            })
+        })
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

@@ -104,7 +104,7 @@ impl State {
     /// A parameter's tensor, there since the first [`advance`](Self::advance).
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for a quantity or a parameter that there is not.
+    /// [`Error::InvalidConfig`] for a quantity or a parameter that there is not to change.
     pub fn get(&self, quantity: &str, parameter: &str) -> Result<&Var> {
         let found = self.quantities.iter().find(|known| known.name == quantity);
         match found.and_then(|quantity| quantity.tensors.get(parameter)) {

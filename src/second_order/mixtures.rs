@@ -10,8 +10,8 @@
 //! So what layers make of the samples themselves is kept, and mixed: a product less in each critic step, the largest one of a
 //! fully connected critic's pass. Only the value comes from there; gradients are those of the layer at the mixture.
 //!
-//! It is known of the samples as they are, or reshaped without mixing them: not where labels are appended. And not of
-//! convolutions: images have few channels, so that their first convolution costs little more than a mixture of its maps.
+//! Only for layers that are applied to the samples themselves, maybe reshaped within each: not where labels were appended. And not
+//! for convolutions: images have few channels, so that their first convolution costs little more than a mixture of its maps.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -27,9 +27,9 @@
 //!
 //! (Both columns are counted, by a unit test here and by `tests/pytorch/model_training.py` there.)
 //!
-//! A trainer makes one product less: what a fully connected layer makes of an interpolate is the interpolate of what it made of
-//! both samples. So it is for each layer of 64 inputs or more that is applied to the samples as they are, without labels, where the
-//! critic sees both batches in one pass.
+//! For an `MlpCritic` a trainer makes one less: what a fully connected layer makes of an interpolate is the interpolate of what it
+//! made of both samples. So it is for each layer of 64 inputs or more that is applied to the samples themselves, with no labels
+//! appended, where the critic sees both batches in one pass.
 //!
 //! The designs that were weighed are in `docs/design.md`. This one lets the author write the forward pass once, in candle's
 //! own words, and works behind `dyn Critic`.

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use super::WganTrainer;
 use crate::critic::Critic;
 use crate::generator::Generator;
+use crate::kernels::has_helpers;
 use crate::kernels::memory::Kept;
 use crate::losses::Batching;
 use crate::second_order::Traced;
@@ -37,11 +38,11 @@ impl PassSize {
 }
 
 impl<G: Generator, C: Critic> WganTrainer<G, C> {
-    /// Whether the penalty is made at once with the way back of the estimate. A critic with buffers is moved by each of its
-    /// passes.
+    /// Whether the penalty is made at once with the way back of the estimate, which must not see what the penalty's pass changes.
+    /// So not for a critic with buffers; and one thread would hold both passes for nothing.
     pub(super) fn makes_two_terms_at_once(&self) -> bool {
         let two = self.config.lipschitz.penalises() && self.batching == Batching::Together;
-        two && self.device.is_cpu() && self.critic_pass_size.is_small()
+        two && has_helpers() && self.device.is_cpu() && self.critic_pass_size.is_small()
     }
 
     /// The generator, where it makes samples at once with the critic's gradients at others.
@@ -59,22 +60,43 @@ mod tests {
     use crate::error::Result;
     use crate::random::Stream;
     use crate::zoo::{
-        MlpCritic, MlpCriticConfig, MlpGenerator, MlpGeneratorConfig as GeneratorConfig,
+        CriticNorm, DcganCritic, DcganCriticConfig, MlpCritic, MlpCriticConfig, MlpGenerator,
+        MlpGeneratorConfig as GeneratorConfig,
     };
-    use crate::{ModelBuilder, TrainConfig, WganTrainer};
+    use crate::{Critic, ModelBuilder, Network, TrainConfig, WganTrainer};
 
-    /// Two steps of a pair with hidden layers of these sizes, and what is made at once before and after: the critic's terms, and
-    /// samples.
-    fn at_once(critic: usize, generator: usize, config: TrainConfig) -> Result<[(bool, bool); 2]> {
-        let samples = Stream::new(0, "data", 0).normal((64, 2), DType::F32, &Device::Cpu)?;
-        let build = ModelBuilder::new(0);
+    /// What is made at once before two steps and after them: the critic's terms, and samples.
+    type AtOnce = [(bool, bool); 2];
+
+    fn on_threads(threads: usize, run: impl FnOnce() -> Result<AtOnce> + Send) -> Result<AtOnce> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        pool.install(run)
+    }
+
+    /// Of a pair with hidden layers of these sizes, on two threads.
+    fn at_once(critic: usize, generator: usize, config: TrainConfig) -> Result<AtOnce> {
+        on_threads(2, || of_mlps(critic, generator, config))
+    }
+
+    fn of_mlps(critic: usize, generator: usize, config: TrainConfig) -> Result<AtOnce> {
         let sample_shape = vec![2];
         let settings = MlpCriticConfig { sample_shape, hidden: vec![critic], ..Default::default() };
-        let critic = build.critic(|vb| MlpCritic::new(settings, vb))?;
-        let (hidden, sample_shape) = (vec![generator], vec![2]);
+        let critic = ModelBuilder::new(0).critic(|vb| MlpCritic::new(settings, vb))?;
+        of_critic(critic, vec![2], generator, config)
+    }
+
+    fn of_critic<C: Critic>(
+        critic: Network<C>,
+        sample_shape: Vec<usize>,
+        generator: usize,
+        config: TrainConfig,
+    ) -> Result<AtOnce> {
+        let shape = [&[64], sample_shape.as_slice()].concat();
+        let samples = Stream::new(0, "data", 0).normal(shape, DType::F32, &Device::Cpu)?;
+        let hidden = vec![generator];
         let settings =
             GeneratorConfig { latent_dim: 2, hidden, sample_shape, ..Default::default() };
-        let generator = build.generator(|vb| MlpGenerator::new(settings, vb))?;
+        let generator = ModelBuilder::new(0).generator(|vb| MlpGenerator::new(settings, vb))?;
         let config = TrainConfig { generator_steps: 2, n_critic: 2, batch_size: 64, ..config };
         let mut trainer = WganTrainer::new(generator, critic, config)?;
         let of = |trainer: &WganTrainer<_, _>| {
@@ -91,6 +113,32 @@ mod tests {
         let unseen = (false, false);
         assert_eq!(at_once(16, 16, TrainConfig::wgan_gp())?, [unseen, (true, true)]);
         assert_eq!(at_once(16, 16, TrainConfig::wgan())?, [unseen, (false, true)], "one term");
+        Ok(())
+    }
+
+    /// Each pass of spectral normalisation moves its buffers.
+    #[test]
+    fn terms_of_a_critic_with_buffers_are_made_one_after_the_other() -> Result<()> {
+        let settings = DcganCriticConfig {
+            image_size: 28,
+            channels: 1,
+            width: 2,
+            norm: CriticNorm::None,
+            spectral_norm: true,
+            ..Default::default()
+        };
+        let seen = on_threads(2, || {
+            let critic = ModelBuilder::new(0).critic(|vb| DcganCritic::new(settings, vb))?;
+            of_critic(critic, vec![1, 28, 28], 16, TrainConfig::wgan_gp())
+        });
+        assert_eq!(seen?, [(false, false), (false, true)]);
+        Ok(())
+    }
+
+    #[test]
+    fn one_thread_makes_one_term_after_the_other() -> Result<()> {
+        let seen = on_threads(1, || of_mlps(16, 16, TrainConfig::wgan_gp()))?;
+        assert!(!seen[1].0);
         Ok(())
     }
 

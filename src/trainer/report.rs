@@ -6,9 +6,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::gradient_probe::GradientProbe;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::kernels::beside;
 use crate::lipschitz::Lipschitz;
-use crate::ops::first_non_finite;
+use crate::ops::{each_beside, first_non_finite};
 use crate::parameters::Parameters;
 use crate::second_order::{Gradient, Gradients, Traced};
 
@@ -122,39 +121,25 @@ pub(super) fn finite_gradients(
     let there = parameters
         .trained()
         .filter_map(|(name, parameter)| Some((name, parameter, gradients.remove(parameter)?)));
-    let (mut multiplied, mut not_finite) = (GradStore::default(), Vec::new());
-    for (name, parameter, gradient, value) in looked_at(there.collect())? {
+    let multiplied = |(name, parameter, gradient): (_, _, Gradient)| -> Result<_> {
+        let (gradient, finite) = gradient.multiplied()?;
+        let value = if finite { None } else { first_non_finite(&gradient)? };
+        Ok((name, parameter, gradient, value))
+    };
+    let all = each_beside(there.collect(), |(_, parameter, _)| parameter.as_tensor(), multiplied);
+    let (mut store, mut not_finite) = (GradStore::default(), Vec::new());
+    for one in all {
+        let (name, parameter, gradient, value): (&str, &Var, _, _) = one?;
         not_finite.extend(value.map(|value| (name.to_owned(), value)));
-        multiplied.insert(parameter, gradient);
+        store.insert(parameter, gradient);
     }
     let Some((name, value)) = not_finite.first() else {
-        return Ok(multiplied);
+        return Ok(store);
     };
     let cause = "the gradient overflows where the loss does not yet: lower the learning rate, or k and p \
                  of a divergence penalty, or scale the data to [-1, 1]";
     let error = non_finite(&format!("the gradient of {name}"), *value, step, cause).into();
     Err(Failure { error, gradients: not_finite.into_iter().map(|(name, _)| name).collect() })
-}
-
-/// A parameter with its name and its gradient.
-type Unlooked<'a> = (&'a str, &'a Var, Gradient);
-/// The same with a value in it that is not finite, where there is one.
-type Looked<'a> = (&'a str, &'a Var, Tensor, Option<f64>);
-
-/// Multiplies gradients and looks at them; half of them beside the other half, so that no product waits for the end of another.
-fn looked_at(mut gradients: Vec<Unlooked<'_>>) -> Result<Vec<Looked<'_>>> {
-    if gradients.len() > 1 && gradients[0].1.device().is_cpu() {
-        let others = gradients.split_off(gradients.len() / 2);
-        let (looked, others) = beside(|| looked_at(gradients), || looked_at(others));
-        return Ok([looked?, others?].concat());
-    }
-    gradients.into_iter().map(looked_at_one).collect()
-}
-
-fn looked_at_one((name, parameter, gradient): Unlooked<'_>) -> Result<Looked<'_>> {
-    let (gradient, finite) = gradient.multiplied()?;
-    let value = if finite { None } else { first_non_finite(&gradient)? };
-    Ok((name, parameter, gradient, value))
 }
 
 const RATE: &str = "a learning rate is too high, or the parameters or the data are not finite";

@@ -86,6 +86,11 @@ pub(crate) fn beside<A, B: Send>(
     team::team().beside(team::helpers(), work, other)
 }
 
+/// Whether another thread may take part in what this one does.
+pub(crate) fn has_helpers() -> bool {
+    team::helpers() > 0
+}
+
 /// A slice whose parts are written by several tasks at once, where no slice of slices can tell them apart: blocks of a
 /// matrix, say.
 pub(super) struct Shared<'a, T> {
