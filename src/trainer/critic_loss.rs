@@ -43,34 +43,29 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
         fake: &Tensor,
     ) -> Result<(CriticReport, GradStore), Failure> {
         let CriticDraws { real, epsilon, labels, .. } = draws;
-        let (lipschitz, batching, size) =
-            (self.config.lipschitz, self.batching, &self.critic_pass_size);
-        let samples = (real, fake);
-        let at_samples = lipschitz.penalises().then(AtSamples::default);
-        let at_samples = at_samples.as_ref();
-        let forward = |critic: &dyn Critic| -> Result<Traced> {
-            let estimate = wasserstein_estimate_keeping(critic, samples, batching, at_samples)?;
-            size.see(&estimate);
-            Ok(estimate)
-        };
+        let (lipschitz, samples) = (self.config.lipschitz, (real, fake));
+        let critic = given(self.critic.model(), labels.as_ref());
+        let kept = lipschitz.penalises().then(AtSamples::default);
+        let at_samples = kept.as_ref();
         let learn = |estimate: Traced| {
             let (value, minimised) = (estimate.detach(), estimate.neg()?);
             drop(estimate); // so that the backward pass frees what it holds as it goes
             Term::new(value, minimised)
         };
-        let penalty = |critic: &dyn Critic| {
+        let penalty = || {
             let penalty =
-                lipschitz.penalty_knowing(critic, samples, epsilon.as_ref(), at_samples)?;
+                lipschitz.penalty_knowing(&*critic, samples, epsilon.as_ref(), at_samples)?;
             penalty.map(|penalty| Term::new(penalty.detach(), penalty)).transpose()
         };
-        let critic = given(self.critic.model(), labels.as_ref());
-        let estimate = forward(&*critic)?;
+        let estimate = wasserstein_estimate_keeping(&*critic, samples, self.batching, at_samples)?;
+        self.critic_pass_size.see(&estimate);
         let (penalty, estimate) = if self.makes_two_terms_at_once() {
-            beside(|| penalty(&*critic), || learn(estimate))
+            beside(penalty, || learn(estimate))
         } else {
             let estimate = learn(estimate)?;
-            (penalty(&*critic), Ok(estimate))
+            (penalty(), Ok(estimate))
         };
+        drop(kept); // whose outputs nobody asks for again
         let (estimate, penalty) = (estimate?, penalty?);
 
         let of_penalty = penalty.as_ref().map(|penalty| &penalty.value);
