@@ -37,6 +37,9 @@ pub(crate) fn with_scratch<T: Real, R>(len: usize, work: impl FnOnce(&mut [T]) -
         buffer.resize(len + line, T::zero());
     }
     let start = buffer.as_ptr().align_offset(LINE).min(line);
+    // In tests, so that what a kernel reads before it has written it shows.
+    #[cfg(test)]
+    buffer[start..][..len].fill(T::nan());
     let result = work(&mut buffer[start..][..len]);
     T::with_stack(|stack| stack.borrow_mut().push(buffer));
     result

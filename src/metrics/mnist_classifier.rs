@@ -16,8 +16,8 @@ const NAME: &str = "mnist-cnn-1";
 
 /// A convolutional classifier of images `(batch, 1, 28, 28)` from -1 to 1 with 128 features and 10 classes.
 ///
-/// Its features are the activations before its last layer. [`shipped`](Self::shipped) has the weights that
-/// `cargo run --example mnist_classifier` leaves behind; they classify 99.1 % of MNIST's 10 000 test images.
+/// Its features are the activations before its last layer. [`shipped`](Self::shipped) has weights that
+/// `cargo run --example mnist_classifier` left behind; they classify 99.1 % of MNIST's 10 000 test images.
 ///
 /// | layer | parameters | output |
 /// |---|---|---|

@@ -117,6 +117,7 @@ class Recipe:
     gain        the critic's initial weights, relative to variance-preserving ones; chosen
                 so that the norms of the penalties lie around 1, and that no gradient comes so
                 near a kink that PyTorch's own float32 training leaves its float64 one
+                (resnet64 and resnet32_wide, of which the tests know, leave it with any)
     strategies  those whose training is stored
     """
 
@@ -155,6 +156,17 @@ RECIPES = {
     "dcgan64": Recipe(dcgan(1, norm="instance"), (1, 64, 64), c=0.2, gain=0.36),
     "dcgan32_constant": Recipe(
         dcgan(3, batch_norm=False, constant_width=True), (3, 32, 32), c=0.2, gain=1.35
+    ),
+    # These two have so many channels that this crate's convolutions take fewer multiplications.
+    "dcgan32_wide": Recipe(
+        dcgan(16, batch_norm=False, constant_width=True),
+        (3, 32, 32),
+        c=0.2,
+        gain=1.2,
+        strategies=("clip", "gp"),
+    ),
+    "resnet32_wide": Recipe(
+        resnet(32, 16), (1, 32, 32), c=0.5, gain=1.2, strategies=("gp",)
     ),
     "dcgan32_labels": Recipe(dcgan(1), (3, 32, 32), c=0.2, gain=1.65, classes=3),
     "resnet32": Recipe(resnet(32, 2), (1, 32, 32), c=0.5, gain=1.9),

@@ -13,7 +13,7 @@ pub(crate) use operands::{
     Left, Panels, Place, ROWS, full_width, pack_left, packed_left_len, panel_width,
 };
 pub(crate) use registers::Lanes;
-pub(crate) use tile::{Receiver, Rows, Tile, multiply};
+pub(crate) use tile::{Receiver, Rows, Sums, Tile, multiply};
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -32,6 +32,7 @@ pub(crate) trait Lanes: Copy + 'static {
         c: Self::Vector<S>,
     ) -> Self::Vector<S>;
     fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    fn subtract<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// Whether all are finite; their sum must not overflow.
     fn all_finite<S: Simd>(simd: S, a: Self::Vector<S>) -> bool;
 }
@@ -52,6 +53,11 @@ impl Lanes for f32 {
     #[inline(always)]
     fn add<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
         simd.add_f32s(a, b)
+    }
+
+    #[inline(always)]
+    fn subtract<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+        simd.sub_f32s(a, b)
     }
 
     #[inline(always)]
@@ -76,6 +82,11 @@ impl Lanes for f64 {
     #[inline(always)]
     fn add<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
         simd.add_f64s(a, b)
+    }
+
+    #[inline(always)]
+    fn subtract<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
+        simd.sub_f64s(a, b)
     }
 
     #[inline(always)]

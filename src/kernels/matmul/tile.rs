@@ -58,6 +58,27 @@ impl<T: Copy> Receiver<T> for Rows<'_, T> {
     fn take(&mut self, _tile: Tile<'_, T>) {}
 }
 
+/// Adds products to what is there, one panel wide.
+pub(crate) struct Sums<'a, T> {
+    pub(crate) elements: &'a mut [T],
+    pub(crate) width: usize,
+}
+
+impl<T: Real> Receiver<T> for Sums<'_, T> {
+    #[inline(always)]
+    fn place(&mut self, rows: Range<usize>, panel: usize) -> Option<Place<'_, T>> {
+        assert_eq!(panel, 0, "sums of one panel");
+        let out = self.elements.get_mut(rows.start * self.width..rows.end * self.width)?;
+        Some(Place::new(out, rows.len(), self.width, self.width).added())
+    }
+
+    #[inline(always)]
+    fn take(&mut self, tile: Tile<'_, T>) {
+        let out = &mut self.elements[tile.row * self.width..][..tile.values.len()];
+        out.iter_mut().zip(tile.values).for_each(|(out, &x)| *out += x);
+    }
+}
+
 /// Multiplies some tiles of the left operand with all panels of the right one, on this thread, and gives each piece of the
 /// product to the receiver.
 pub(crate) fn multiply<T: Real>(
@@ -204,6 +225,11 @@ mod tests {
             let elements = &mut placed[..];
             let receiver = Rows { first: 0, elements, stride: width + gap, width };
             simd.vectorize(Multiply { left, tiles: 0..tiles, right, receiver });
+            let mut sums = out.clone();
+            let receiver = Sums { elements: &mut sums, width };
+            simd.vectorize(Multiply { left, tiles: 0..tiles, right, receiver });
+            let twice: Vec<T> = out.iter().map(|&x| x + x).collect();
+            assert_close(&sums, &twice, 1e-6);
             for (out, placed) in out.chunks_exact(width).zip(placed.chunks_exact(width + gap)) {
                 assert!(*out == placed[..width] && placed[width..] == [T::one(); 3]);
             }

@@ -100,7 +100,7 @@ pub(super) struct Shared<'a, T> {
 }
 
 // SAFETY: it stands for an exclusive borrow of `[T]`, which may go to another thread; several threads get parts of it only
-// through `slice`, whose caller vouches for them not to overlap.
+// by pointers and slices whose users vouch for them not to overlap.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
@@ -115,6 +115,13 @@ impl<'a, T: Copy> Shared<'a, T> {
         vector.clear();
         vector.reserve_exact(len);
         Self { start: vector.as_mut_ptr(), len, whole: PhantomData }
+    }
+
+    /// Where the memory begins, of which so many elements are there. What is used from here on must be nobody else's.
+    #[inline(always)]
+    pub(super) fn start(&self, len: usize) -> *mut T {
+        assert!(len <= self.len, "{len} of {}", self.len);
+        self.start
     }
 
     /// Where a part begins.

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use super::{Convolution, copy_short, full_width, panel_width};
+use super::Convolution;
+use crate::kernels::matmul::{copy_short, full_width, panel_width};
 use crate::kernels::scratch::with_scratch;
 use crate::kernels::{Real, vectorised};
 
