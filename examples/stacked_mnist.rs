@@ -18,9 +18,9 @@
 //! Published figures are in `results.json` beside those measured. They are by other networks and other classifiers, after longer
 //! runs: a hint of what is good, not a comparison.
 //!
-//! `cargo run --example stacked_mnist -- --checkpoint-every 500` runs for some hours on two cores, can be ended by Ctrl-C at any
-//! time and goes on with `--resume`, also to more `--generator-steps`; `--quick`, smaller networks with higher rates, takes some
-//! two minutes.
+//! `cargo run --example stacked_mnist -- --checkpoint-every 500` runs for half an hour or more on two cores, can be ended by Ctrl-C at
+//! any time and goes on with `--resume`, also to more `--generator-steps`; `--quick`, smaller networks with higher rates, takes
+//! less than a minute.
 
 #[path = "common/experiment.rs"]
 mod experiment;

@@ -25,7 +25,7 @@
 //! Each finished run leaves its figures in `runs/` in the folder, and an interrupted run of the example goes on from there when it is
 //! started again with the same flags. What a run of other settings has left there is refused, and so is a damaged file.
 //!
-//! `cargo run --example mnist_table` takes some twenty minutes of two cores; `--quick`, the MLP with the penalty, one seed,
+//! `cargo run --example mnist_table` takes some ten minutes of two cores; `--quick`, the MLP with the penalty, one seed,
 //! 250 steps and 4,000 samples, one or two. `--model`, `--lipschitz` and `--settings` choose rows, `--generator-steps` makes runs longer.
 
 #[path = "../common/experiment.rs"]
