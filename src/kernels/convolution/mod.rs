@@ -10,6 +10,7 @@ mod winograd;
 pub(crate) use geometry::{Convolution, Geometry};
 
 use super::Real;
+use winograd::{ThreeTaps, TwoTaps};
 
 /// Multiplications of the definition below which a convolution stays on its thread.
 const SERIAL: usize = 1 << 18;
@@ -30,40 +31,43 @@ fn check_lens(c: &Convolution, image: Option<usize>, kernel: Option<usize>, maps
 
 /// Maps `(batch, outputs, ...)` of images `(batch, inputs, ...)`, plus a bias for each output where there is one.
 pub(crate) fn forward<T: Real>(
-    convolution: &Convolution,
+    c: &Convolution,
     image: &[T],
     kernel: &[T],
     bias: Option<&[T]>,
 ) -> Vec<T> {
-    check_lens(convolution, Some(image.len()), Some(kernel.len()), None);
-    match winograd::takes(convolution) {
-        true => winograd::forward(convolution, image, kernel, bias),
-        false => by_columns::forward(convolution, image, kernel, bias),
+    check_lens(c, Some(image.len()), Some(kernel.len()), None);
+    match winograd::taps(c) {
+        Some(2) => winograd::forward::<TwoTaps, T, 2, 3>(c, image, kernel, bias),
+        Some(_) => winograd::forward::<ThreeTaps, T, 3, 4>(c, image, kernel, bias),
+        None => by_columns::forward(c, image, kernel, bias),
     }
 }
 
 /// Images `(batch, inputs, ...)`, each the sum of the kernel's windows weighted by the maps `(batch, outputs, ...)`: the
 /// gradient of [`forward`] for its images. A bias is added to each input channel where there is one.
 pub(crate) fn for_image<T: Real>(
-    convolution: &Convolution,
+    c: &Convolution,
     maps: &[T],
     kernel: &[T],
     bias: Option<&[T]>,
 ) -> Vec<T> {
-    check_lens(convolution, None, Some(kernel.len()), Some(maps.len()));
-    match winograd::takes(convolution) {
-        true => winograd::for_image(convolution, maps, kernel, bias),
-        false => by_columns::for_image(convolution, maps, kernel, bias),
+    check_lens(c, None, Some(kernel.len()), Some(maps.len()));
+    match winograd::taps(c) {
+        Some(2) => winograd::for_image::<TwoTaps, T, 2, 3>(c, maps, kernel, bias),
+        Some(_) => winograd::for_image::<ThreeTaps, T, 3, 4>(c, maps, kernel, bias),
+        None => by_columns::for_image(c, maps, kernel, bias),
     }
 }
 
 /// The kernel `(outputs, inputs / groups, ...)` whose weights are the products of what they meet in the images
 /// `(batch, inputs, ...)` with the maps `(batch, outputs, ...)`, summed: the gradient of [`forward`] for its kernel.
-pub(crate) fn for_kernel<T: Real>(convolution: &Convolution, maps: &[T], image: &[T]) -> Vec<T> {
-    check_lens(convolution, Some(image.len()), None, Some(maps.len()));
-    match winograd::takes(convolution) {
-        true => winograd::for_kernel(convolution, maps, image),
-        false => by_columns::for_kernel(convolution, maps, image),
+pub(crate) fn for_kernel<T: Real>(c: &Convolution, maps: &[T], image: &[T]) -> Vec<T> {
+    check_lens(c, Some(image.len()), None, Some(maps.len()));
+    match winograd::taps(c) {
+        Some(2) => winograd::for_kernel::<TwoTaps, T, 2, 3>(c, maps, image),
+        Some(_) => winograd::for_kernel::<ThreeTaps, T, 3, 4>(c, maps, image),
+        None => by_columns::for_kernel(c, maps, image),
     }
 }
 

@@ -28,6 +28,10 @@ mod sums;
 mod transforms;
 mod weights;
 
+pub(super) use pass::{for_image, forward};
+pub(super) use sums::for_kernel;
+pub(super) use transforms::{ThreeTaps, TwoTaps};
+
 use std::ops::Range;
 
 use super::Convolution;
@@ -35,68 +39,28 @@ use crate::kernels::Real;
 use crate::kernels::prefetch::LINE;
 use crate::kernels::scratch::with_scratch;
 use crate::kernels::transpose::turn;
-use plan::Plan;
-use transforms::{BLOCK, ThreeTaps, TwoTaps, TwoTapsApart};
+use transforms::BLOCK;
 
-/// Whether these kernels take a convolution: one of two or three taps in each phase, without dilation or groups, with whole blocks of
-/// channels and a map that tiles do not go far beyond. The batch has no say in it, so that a sample has the same bytes in every batch.
-pub(super) fn takes(c: &Convolution) -> bool {
+/// How many taps each phase has of a convolution that these kernels take: one without dilation or groups, with whole blocks of
+/// channels and a map that tiles do not go far beyond. The batch has no say in it, so that a sample has the same bytes in every
+/// batch.
+pub(super) fn taps(c: &Convolution) -> Option<usize> {
     let geometry = c.geometry;
-    let whole = |channels: usize| channels > 0 && channels.is_multiple_of(BLOCK);
-    let pays = match taps(c) {
-        Some(3) => Plan::<4>::new(c).pays(),
-        Some(_) => Plan::<3>::new(c).pays(),
-        None => false,
+    let taps = match (c.kernel, geometry.stride) {
+        ([4, 4], [2, 2]) => 2,
+        ([3, 3], [1, 1]) => 3,
+        _ => return None,
     };
-    pays && geometry.dilation == [1, 1]
+    let whole = |channels: usize| channels > 0 && channels.is_multiple_of(BLOCK);
+    // Places beyond the map's end are made in vain: at most half as many as those inside, which costs less than is saved.
+    let [down, right] = c.map.map(|size| size.next_multiple_of(2));
+    let takes = geometry.dilation == [1, 1]
         && geometry.groups == 1
         && whole(c.inputs)
         && whole(c.outputs)
-        && c.batch * c.pixels() > 0
-}
-
-/// As [`super::forward`].
-pub(super) fn forward<T: Real>(
-    c: &Convolution,
-    image: &[T],
-    kernel: &[T],
-    bias: Option<&[T]>,
-) -> Vec<T> {
-    match taps(c) {
-        Some(3) => pass::forward::<ThreeTaps, T, 3, 4>(c, image, kernel, bias),
-        _ => pass::forward::<TwoTaps, T, 2, 3>(c, image, kernel, bias),
-    }
-}
-
-/// As [`super::for_image`].
-pub(super) fn for_image<T: Real>(
-    c: &Convolution,
-    maps: &[T],
-    kernel: &[T],
-    bias: Option<&[T]>,
-) -> Vec<T> {
-    match taps(c) {
-        Some(3) => pass::for_image::<ThreeTaps, T, 3, 4>(c, maps, kernel, bias),
-        // The maps of a transposed convolution mostly come from a ReLU and have a mean.
-        _ => pass::for_image::<TwoTapsApart, T, 2, 3>(c, maps, kernel, bias),
-    }
-}
-
-/// As [`super::for_kernel`].
-pub(super) fn for_kernel<T: Real>(c: &Convolution, maps: &[T], image: &[T]) -> Vec<T> {
-    match taps(c) {
-        Some(3) => sums::for_kernel::<ThreeTaps, T, 3, 4>(c, maps, image),
-        _ => sums::for_kernel::<TwoTaps, T, 2, 3>(c, maps, image),
-    }
-}
-
-/// Taps of a phase, where all phases have as many.
-fn taps(c: &Convolution) -> Option<usize> {
-    match (c.kernel, c.geometry.stride) {
-        ([4, 4], [2, 2]) => Some(2),
-        ([3, 3], [1, 1]) => Some(3),
-        _ => None,
-    }
+        && 2 * down * right <= 3 * c.positions()
+        && c.batch * c.pixels() > 0;
+    takes.then_some(taps)
 }
 
 /// Turns a strip of places of a sample `(channels, places)`, so that each place has its channels together, and zeros the place

@@ -118,7 +118,12 @@ impl<T: Real, const N: usize> Pass<'_, T, N> {
 }
 
 /// As [`forward`](crate::kernels::convolution::forward).
-pub(super) fn forward<F: Filtering<R, N>, T: Real, const R: usize, const N: usize>(
+pub(in crate::kernels::convolution) fn forward<
+    F: Filtering<R, N>,
+    T: Real,
+    const R: usize,
+    const N: usize,
+>(
     c: &Convolution,
     image: &[T],
     kernel: &[T],
@@ -127,7 +132,7 @@ pub(super) fn forward<F: Filtering<R, N>, T: Real, const R: usize, const N: usiz
     let plan = &Plan::<N>::new(c);
     let shape = Shape::new::<T>(plan.depth(), c.outputs);
     with_scratch(N * N * shape.len(), |weights: &mut [T]| {
-        weights::by_output::<F, T, R, N>(plan, kernel, shape, weights);
+        weights::by_output::<F::Taps, T, R, N>(plan, kernel, shape, weights);
         let [read, made] = Side::both(c);
         Pass { plan, weights, shape, bias, read, made }.run(
             image,
@@ -149,7 +154,12 @@ pub(super) fn forward<F: Filtering<R, N>, T: Real, const R: usize, const N: usiz
 }
 
 /// As [`for_image`](crate::kernels::convolution::for_image).
-pub(super) fn for_image<F: Filtering<R, N>, T: Real, const R: usize, const N: usize>(
+pub(in crate::kernels::convolution) fn for_image<
+    F: Filtering<R, N>,
+    T: Real,
+    const R: usize,
+    const N: usize,
+>(
     c: &Convolution,
     maps: &[T],
     kernel: &[T],
@@ -158,7 +168,7 @@ pub(super) fn for_image<F: Filtering<R, N>, T: Real, const R: usize, const N: us
     let plan = &Plan::<N>::new(c);
     let shape = Shape::new::<T>(c.outputs, plan.depth());
     with_scratch(N * N * shape.len(), |weights: &mut [T]| {
-        weights::by_input::<F, T, R, N>(plan, kernel, shape, weights);
+        weights::by_input::<F::TapsForData, T, R, N>(plan, kernel, shape, weights);
         let [made, read] = Side::both(c);
         Pass { plan, weights, shape, bias, read, made }.run(
             maps,
@@ -167,7 +177,7 @@ pub(super) fn for_image<F: Filtering<R, N>, T: Real, const R: usize, const N: us
             |tile_rows, strip, turned, points, maps, data| {
                 let places = plan.map_places(tile_rows, strip);
                 let moves = plan.map_moves(&places, turned, points);
-                apply::<F::OutputsTransposed, T, 2, N, false>(maps, data, moves);
+                apply::<F::OutputsTransposedForData, T, 2, N, false>(maps, data, moves);
             },
             |tile_rows, turned, points, products, images| {
                 let places = plan.image_places(tile_rows, &(0..c.pixels()));

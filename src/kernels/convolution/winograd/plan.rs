@@ -51,12 +51,6 @@ impl<'a, const N: usize> Plan<'a, N> {
         Self { c, stride: c.geometry.stride[0], tiles, tile_rows: tiles[0].div_ceil(pieces) }
     }
 
-    /// Whether places beyond the map's end, which are made in vain, are at most half as many as those inside: that costs less than these
-    /// kernels save.
-    pub(super) fn pays(&self) -> bool {
-        2 * 4 * self.tiles[0] * self.tiles[1] <= 3 * self.c.positions()
-    }
-
     pub(super) fn phases(&self) -> usize {
         self.stride * self.stride
     }

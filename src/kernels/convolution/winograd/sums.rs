@@ -16,7 +16,12 @@ use crate::kernels::transpose::turn;
 const SPREAD: usize = if cfg!(test) { 1 << 17 } else { 1 << 20 };
 
 /// As [`for_kernel`](crate::kernels::convolution::for_kernel).
-pub(super) fn for_kernel<F: Filtering<R, N>, T: Real, const R: usize, const N: usize>(
+pub(in crate::kernels::convolution) fn for_kernel<
+    F: Filtering<R, N>,
+    T: Real,
+    const R: usize,
+    const N: usize,
+>(
     c: &Convolution,
     maps: &[T],
     images: &[T],

@@ -13,27 +13,30 @@ use crate::kernels::parallel::Shared;
 pub(super) const BLOCK: usize = 16;
 
 /// A linear transform of a few values.
-pub(super) trait Transform<const FROM: usize, const TO: usize> {
+pub(in crate::kernels::convolution) trait Transform<const FROM: usize, const TO: usize> {
     fn line<T: Real, S: Simd>(simd: S, x: [T::Vector<S>; FROM]) -> [T::Vector<S>; TO];
 }
 
 /// Two outputs of a filter of `TAPS` taps by `POINTS = TAPS + 1` multiplications, where the definition takes `2 TAPS`:
-/// `outputs((taps g) * (data d))`. By the transposition principle gradients are `data'((taps g) * (outputs' y))` for the data
-/// and `taps'((data d) * (outputs' y))` for the taps.
-pub(super) trait Filtering<const TAPS: usize, const POINTS: usize> {
+/// `outputs((taps g) * (data d))`. By the transposition principle gradients are `taps'((data d) * (outputs' y))` for the taps and
+/// `data'((taps g) * (outputs' y))` for the data, which may go by other transforms of the same kind.
+pub(in crate::kernels::convolution) trait Filtering<const TAPS: usize, const POINTS: usize> {
     type Data: Transform<POINTS, POINTS>;
-    type DataTransposed: Transform<POINTS, POINTS>;
     type Taps: Transform<TAPS, POINTS>;
     type TapsTransposed: Transform<POINTS, TAPS>;
     type Outputs: Transform<POINTS, 2>;
     type OutputsTransposed: Transform<2, POINTS>;
+    /// Of the transforms for the data's gradient.
+    type TapsForData: Transform<TAPS, POINTS>;
+    type OutputsTransposedForData: Transform<2, POINTS>;
+    type DataTransposed: Transform<POINTS, POINTS>;
 }
 
 /// Declares transforms, a sum or difference for each of their results.
 macro_rules! transforms {
     ($($name:ident: [$($x:ident),+] -> [$($result:expr),+];)+) => { $(
         #[derive(Debug)]
-        pub(super) struct $name;
+        pub(in crate::kernels::convolution) struct $name;
 
         impl Transform<{ [$(stringify!($x)),+].len() }, { [$(stringify!($result)),+].len() }> for $name {
             #[inline(always)]
@@ -89,46 +92,30 @@ impl<T: Lanes, S: Simd> std::ops::Sub for Value<T, S> {
 
 transforms! {
     Data2: [d0, d1, d2] -> [d0 - d1, d1, d2 - d1];
-    DataTransposed2: [m0, m1, m2] -> [m0, m1 - (m0 + m2), m2];
     Spread2: [x0, x1] -> [x0, x0 + x1, x1];
     Fold2: [m0, m1, m2] -> [m0 + m1, m1 + m2];
+    SpreadTapsApart2: [g0, g1] -> [g0, g0 - g1, g1];
+    SpreadApart2: [y0, y1] -> [y0, y1 - y0, y1];
+    DataTransposed2: [m0, m1, m2] -> [m0, m1 + (m0 + m2), m2];
 }
 
-/// Two outputs of two taps: `d0 g0 + d1 g1` and `d1 g0 + d2 g1`.
+/// Two outputs of two taps, `d0 g0 + d1 g1` and `d1 g0 + d2 g1`, by `(d0 - d1) g0`, `d1 (g0 + g1)` and `(d2 - d1) g1`.
+///
+/// For the data's gradient by `(d0 + d1) g0`, `d1 (g0 - g1)` and `(d1 + d2) g1`, transposed: results are then subtracted on the way
+/// to the points and not added, so that a mean, as maps of a transposed convolution have after a ReLU, does not grow there, to
+/// cancel later.
 #[derive(Debug)]
-pub(super) struct TwoTaps;
+pub(in crate::kernels::convolution) struct TwoTaps;
 
 impl Filtering<2, 3> for TwoTaps {
     type Data = Data2;
-    type DataTransposed = DataTransposed2;
     type Taps = Spread2;
     type TapsTransposed = Fold2;
     type Outputs = Fold2;
     type OutputsTransposed = Spread2;
-}
-
-transforms! {
-    DataSums2: [d0, d1, d2] -> [d0 + d1, d1, d1 + d2];
-    DataSumsTransposed2: [m0, m1, m2] -> [m0, m1 + (m0 + m2), m2];
-    SpreadApart2: [x0, x1] -> [x0, x1 - x0, x1];
-    SpreadTapsApart2: [x0, x1] -> [x0, x0 - x1, x1];
-    FoldApart2: [m0, m1, m2] -> [m0 - m1, m1 + m2];
-    FoldTapsApart2: [m0, m1, m2] -> [m0 + m1, m2 - m1];
-}
-
-/// The same as [`TwoTaps`] by `(d0 + d1) g0`, `d1 (g0 - g1)` and `(d1 + d2) g1`: the second is taken from the first and added to the
-/// third. For the gradient of the data, the transposed one, results are subtracted on the way to the points and not added, so that a
-/// mean that they have does not grow there, to cancel later.
-#[derive(Debug)]
-pub(super) struct TwoTapsApart;
-
-impl Filtering<2, 3> for TwoTapsApart {
-    type Data = DataSums2;
-    type DataTransposed = DataSumsTransposed2;
-    type Taps = SpreadTapsApart2;
-    type TapsTransposed = FoldTapsApart2;
-    type Outputs = FoldApart2;
-    type OutputsTransposed = SpreadApart2;
+    type TapsForData = SpreadTapsApart2;
+    type OutputsTransposedForData = SpreadApart2;
+    type DataTransposed = DataTransposed2;
 }
 
 transforms! {
@@ -142,15 +129,17 @@ transforms! {
 
 /// Two outputs of three taps: `d0 g0 + d1 g1 + d2 g2` and `d1 g0 + d2 g1 + d3 g2`.
 #[derive(Debug)]
-pub(super) struct ThreeTaps;
+pub(in crate::kernels::convolution) struct ThreeTaps;
 
 impl Filtering<3, 4> for ThreeTaps {
     type Data = Data3;
-    type DataTransposed = DataTransposed3;
     type Taps = Taps3;
     type TapsTransposed = TapsTransposed3;
     type Outputs = Outputs3;
     type OutputsTransposed = OutputsTransposed3;
+    type TapsForData = Taps3;
+    type OutputsTransposedForData = OutputsTransposed3;
+    type DataTransposed = DataTransposed3;
 }
 
 /// Where some vectors are read, and where what a transform makes of them goes; offsets are those of the first block of channels.
@@ -340,7 +329,8 @@ mod tests {
             }
         }
         let got = applied::<M, T, _, FROM, TO>(pulp::Scalar::new());
-        assert_close(&got, &expected, 1e-5);
+        let rounding = candle_core::WithDType::to_f64(T::epsilon());
+        assert_close(&got, &expected, 32.0 * rounding);
         #[cfg(target_arch = "x86_64")]
         {
             if let Some(simd) = pulp::x86::V3::try_new() {
@@ -356,40 +346,38 @@ mod tests {
         from_fn(|i| from_fn(|j| matrix[j][i]))
     }
 
-    /// Transforms against their matrices as the literature has them, up to the sign of the last point, and each gradient's against the
-    /// transposed ones.
-    fn check_filtering<F: Filtering<R, N>, const R: usize, const N: usize>(
-        data: [[f64; N]; N],
-        taps: [[f64; R]; N],
-        outputs: [[f64; N]; 2],
+    /// Matrices of data, taps and outputs.
+    type Matrices<const R: usize, const N: usize> = ([[f64; N]; N], [[f64; R]; N], [[f64; N]; 2]);
+
+    /// Transforms against their matrices as the literature has them, up to signs, and each gradient's against transposed ones.
+    fn check_filtering<F: Filtering<R, N>, T: Real, const R: usize, const N: usize>(
+        (data, taps, outputs): Matrices<R, N>,
+        for_data: Matrices<R, N>,
     ) {
-        check::<F::Data, f32, N, N>(data);
-        check::<F::Data, f64, N, N>(data);
-        check::<F::DataTransposed, f32, N, N>(transposed(data));
-        check::<F::DataTransposed, f64, N, N>(transposed(data));
-        check::<F::Taps, f32, R, N>(taps);
-        check::<F::Taps, f64, R, N>(taps);
-        check::<F::TapsTransposed, f32, N, R>(transposed(taps));
-        check::<F::TapsTransposed, f64, N, R>(transposed(taps));
-        check::<F::Outputs, f32, N, 2>(outputs);
-        check::<F::Outputs, f64, N, 2>(outputs);
-        check::<F::OutputsTransposed, f32, 2, N>(transposed(outputs));
-        check::<F::OutputsTransposed, f64, 2, N>(transposed(outputs));
+        check::<F::Data, T, N, N>(data);
+        check::<F::Taps, T, R, N>(taps);
+        check::<F::TapsTransposed, T, N, R>(transposed(taps));
+        check::<F::Outputs, T, N, 2>(outputs);
+        check::<F::OutputsTransposed, T, 2, N>(transposed(outputs));
+        let (data, taps, outputs) = for_data;
+        check::<F::TapsForData, T, R, N>(taps);
+        check::<F::OutputsTransposedForData, T, 2, N>(transposed(outputs));
+        check::<F::DataTransposed, T, N, N>(transposed(data));
     }
 
     #[test]
     fn transforms_are_their_matrices() {
-        check_filtering::<TwoTaps, 2, 3>(
+        let two = (
             [[1.0, -1.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 1.0]],
             [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]],
             [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]],
         );
-        check_filtering::<TwoTapsApart, 2, 3>(
+        let two_apart = (
             [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0]],
             [[1.0, 0.0], [1.0, -1.0], [0.0, 1.0]],
             [[1.0, -1.0, 0.0], [0.0, 1.0, 1.0]],
         );
-        check_filtering::<ThreeTaps, 3, 4>(
+        let three = (
             [
                 [1.0, 0.0, -1.0, 0.0],
                 [0.0, 1.0, 1.0, 0.0],
@@ -399,6 +387,10 @@ mod tests {
             [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]],
             [[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, -1.0, 1.0]],
         );
+        check_filtering::<TwoTaps, f32, 2, 3>(two, two_apart);
+        check_filtering::<TwoTaps, f64, 2, 3>(two, two_apart);
+        check_filtering::<ThreeTaps, f32, 3, 4>(three, three);
+        check_filtering::<ThreeTaps, f64, 3, 4>(three, three);
     }
 
     /// Moves two blocks from memory of some elements to memory of some.

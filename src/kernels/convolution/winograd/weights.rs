@@ -1,7 +1,7 @@
 //! A kernel's weights at the points, as panels of the right operand of products.
 
 use super::plan::{Plan, at_points};
-use super::transforms::{BLOCK, Filtering, Move, apply_to_shared};
+use super::transforms::{BLOCK, Move, Transform, apply_to_shared};
 use crate::kernels::Real;
 use crate::kernels::matmul::{Panels, panel_width};
 use crate::kernels::parallel::{Shared, tasks};
@@ -46,7 +46,7 @@ impl Shape {
 }
 
 /// For each point a matrix `(parts of inputs, outputs)`.
-pub(super) fn by_output<F: Filtering<R, N>, T: Real, const R: usize, const N: usize>(
+pub(super) fn by_output<G: Transform<R, N>, T: Real, const R: usize, const N: usize>(
     plan: &Plan<'_, N>,
     kernel: &[T],
     shape: Shape,
@@ -70,13 +70,13 @@ pub(super) fn by_output<F: Filtering<R, N>, T: Real, const R: usize, const N: us
                 })
             });
             // SAFETY: each task has rows of its own.
-            unsafe { apply_to_shared::<F::Taps, T, R, N, false>(turned, whole, moves) };
+            unsafe { apply_to_shared::<G, T, R, N, false>(turned, whole, moves) };
         });
     });
 }
 
 /// For each point a matrix `(outputs, parts of inputs)`.
-pub(super) fn by_input<F: Filtering<R, N>, T: Real, const R: usize, const N: usize>(
+pub(super) fn by_input<G: Transform<R, N>, T: Real, const R: usize, const N: usize>(
     plan: &Plan<'_, N>,
     kernel: &[T],
     shape: Shape,
@@ -108,7 +108,7 @@ pub(super) fn by_input<F: Filtering<R, N>, T: Real, const R: usize, const N: usi
                     })
                 });
                 // SAFETY: each task has outputs, rows of each matrix, of its own.
-                unsafe { apply_to_shared::<F::Taps, T, R, N, false>(turned, whole, moves) };
+                unsafe { apply_to_shared::<G, T, R, N, false>(turned, whole, moves) };
             }
         });
     });
