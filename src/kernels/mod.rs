@@ -14,6 +14,7 @@ pub(crate) mod finite;
 pub(crate) mod matmul;
 pub(crate) mod memory;
 mod parallel;
+mod past_caches;
 pub(crate) mod pool;
 mod prefetch;
 pub(crate) mod rows;

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 
 use crate::critic::Critic;
 use crate::error::{Error, Result};
-use crate::ops::in_place;
+use crate::optimizers;
 use crate::parameters::Parameters;
 use crate::second_order::{AtSamples, Traced};
 
@@ -219,12 +219,18 @@ impl Lipschitz {
     /// # Errors
     /// Candle's for a parameter that is neither `f32` nor `f64`.
     pub fn constrain(&self, parameters: &Parameters) -> Result<()> {
-        if let Self::Clip { c } = *self {
-            for (_, parameter) in parameters.trained() {
-                in_place::clamp(parameter, c)?;
-            }
+        match self.bound() {
+            Some(bound) => optimizers::clamp(parameters, bound),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What the critic's parameters are clamped to after an update.
+    pub(crate) fn bound(&self) -> Option<f64> {
+        match *self {
+            Self::Clip { c } => Some(c),
+            _ => None,
+        }
     }
 
     /// Checks the ranges given at each field.

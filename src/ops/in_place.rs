@@ -24,7 +24,7 @@ pub(crate) fn clamp(target: &Var, bound: f64) -> Result<()> {
         }
     }
 
-    update([target], [], &Clamp(bound)).map(drop)
+    update([target], [], &Clamp(bound))
 }
 
 /// `average = decay * average + (1 - decay) * x`
@@ -39,7 +39,7 @@ pub(crate) fn average(average: &Var, x: &Tensor, decay: f64) -> Result<()> {
         }
     }
 
-    update([average], [x], &Average(decay)).map(drop)
+    update([average], [x], &Average(decay))
 }
 
 /// `x = keep * x + term`
@@ -54,21 +54,41 @@ pub(crate) fn scale_and_add(x: &Var, keep: f64, term: &Tensor) -> Result<()> {
         }
     }
 
-    update([x], [term], &ScaleAndAdd(keep)).map(drop)
+    update([x], [term], &ScaleAndAdd(keep))
 }
 
-/// Gives each element of the targets, which are different variables of one shape, its new value. Returns whether the first target
-/// was seen to be finite then; where there is no kernel nobody looks.
+/// Gives each element of the targets, which are different variables of one shape, its new value.
 pub(crate) fn update<const TARGETS: usize, const SOURCES: usize>(
     targets: [&Var; TARGETS],
     sources: [&Tensor; SOURCES],
     formula: &impl Formula<TARGETS, SOURCES>,
+) -> Result<()> {
+    with_bound(targets, sources, formula, None).map(drop)
+}
+
+/// The same where the first target is a parameter, whose finite elements are clamped to `[-bound, bound]` at once; an infinite bound
+/// holds nothing back. Returns whether all of the parameter was seen to be finite. Where there is no kernel nobody looks, and
+/// nothing is clamped.
+pub(crate) fn update_parameter<const TARGETS: usize, const SOURCES: usize>(
+    targets: [&Var; TARGETS],
+    sources: [&Tensor; SOURCES],
+    formula: &impl Formula<TARGETS, SOURCES>,
+    bound: f64,
+) -> Result<bool> {
+    with_bound(targets, sources, formula, Some(bound))
+}
+
+fn with_bound<const TARGETS: usize, const SOURCES: usize>(
+    targets: [&Var; TARGETS],
+    sources: [&Tensor; SOURCES],
+    formula: &impl Formula<TARGETS, SOURCES>,
+    bound: Option<f64>,
 ) -> Result<bool> {
     if has_kernel(targets[0]) {
         let sources = contiguous(sources)?;
         return match targets[0].dtype() {
-            DType::F32 => run::<f32, TARGETS, SOURCES>(targets, &sources, formula),
-            _ => run::<f64, TARGETS, SOURCES>(targets, &sources, formula),
+            DType::F32 => run::<f32, TARGETS, SOURCES>(targets, &sources, formula, bound),
+            _ => run::<f64, TARGETS, SOURCES>(targets, &sources, formula, bound),
         };
     }
     let composed = |x: &Tensor| Composed(Ok(x.detach()));
@@ -81,6 +101,7 @@ fn run<T: Real, const TARGETS: usize, const SOURCES: usize>(
     targets: [&Var; TARGETS],
     sources: &[Tensor; SOURCES],
     formula: &impl Formula<TARGETS, SOURCES>,
+    bound: Option<f64>,
 ) -> Result<bool> {
     let finite = Cell::new(false);
     on_slices::<T, _, _>(sources, |sources| {
@@ -88,7 +109,7 @@ fn run<T: Real, const TARGETS: usize, const SOURCES: usize>(
             let Ok(targets) = opened.try_into() else {
                 candle_core::bail!("expected {TARGETS} tensors to change");
             };
-            finite.set(update::update(targets, sources, formula));
+            finite.set(update::update(targets, sources, formula, bound));
             Ok(())
         })
     })?;

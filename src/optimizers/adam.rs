@@ -6,7 +6,7 @@ use candle_core::{Tensor, backprop::GradStore};
 
 use super::{Optimizer, Rates, State, update_each, with_gradients};
 use crate::error::Result;
-use crate::ops::in_place::{averaged, averaged_square, update};
+use crate::ops::in_place::{averaged, averaged_square, update_parameter};
 use crate::ops::{Formula, Number};
 use crate::parameters::Parameters;
 
@@ -42,6 +42,7 @@ impl Optimizer for Adam {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<bool> {
+        let bound = rates.bound();
         let updates = with_gradients(parameters, gradients)?;
         let steps = self.state.advance(parameters)?;
         let correction = |beta: f64| 1.0 - beta.powf(steps as f64);
@@ -57,10 +58,15 @@ impl Optimizer for Adam {
             };
             let exp_avg_sq = self.state.get("exp_avg_sq", name)?;
             if self.beta1 == 0.0 {
-                return Ok(update([parameter, exp_avg_sq], [gradient], &WithoutMomentum(step))?);
+                return Ok(update_parameter(
+                    [parameter, exp_avg_sq],
+                    [gradient],
+                    &WithoutMomentum(step),
+                    bound,
+                )?);
             }
             let exp_avg = self.state.get("exp_avg", name)?;
-            Ok(update([parameter, exp_avg, exp_avg_sq], [gradient], &step)?)
+            Ok(update_parameter([parameter, exp_avg, exp_avg_sq], [gradient], &step, bound)?)
         })?;
         if self.beta1 == 0.0 {
             // To read and write it would be a large part of an update.
@@ -69,6 +75,10 @@ impl Optimizer for Adam {
             }
         }
         Ok(finite)
+    }
+
+    fn clamps(&self) -> bool {
+        true
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
@@ -156,7 +166,12 @@ mod tests {
                 beta2: 0.9,
                 eps: 1e-8,
             };
-            update([&parameter_of_all, &mean, &square], [&gradient], &formula)?;
+            update_parameter(
+                [&parameter_of_all, &mean, &square],
+                [&gradient],
+                &formula,
+                f64::INFINITY,
+            )?;
             let mut gradients = GradStore::default();
             gradients.insert(parameter, gradient);
             assert!(adam.step(&parameters, &gradients, &Rates::default())?);

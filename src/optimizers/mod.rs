@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var, backprop::GradStore};
 
 use crate::error::{Error, Result};
-use crate::ops::each_beside;
+use crate::ops::{each_beside, in_place};
 use crate::parameters::Parameters;
 
 /// Something that moves parameters along their gradients.
@@ -112,6 +112,15 @@ pub trait Optimizer {
         rates: &Rates<'_>,
     ) -> Result<bool>;
 
+    /// Whether a [step](Self::step) that returns `true` has also clamped every trained parameter to [`Rates::bound`]. By default it has
+    /// not, and the trainer clamps after it. The crate's own optimisers do it as they go, which saves another pass.
+    ///
+    /// After a step that returns `false` the trainer clamps in any case, once it has seen that all is finite. So only finite elements
+    /// may be clamped: one that has overflown must stay to be seen.
+    fn clamps(&self) -> bool {
+        false
+    }
+
     /// Everything that the next step depends on but the parameters and its settings, under names that a person
     /// understands: the quantity, then the parameter, as in `exp_avg.fc1.weight`. The tensors may share the optimiser's
     /// memory, so that the next step changes them. Empty for an optimiser that remembers nothing.
@@ -139,6 +148,10 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
         rates: &Rates<'_>,
     ) -> Result<bool> {
         (**self).step(parameters, gradients, rates)
+    }
+
+    fn clamps(&self) -> bool {
+        (**self).clamps()
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
@@ -179,6 +192,14 @@ pub fn with_gradients<'a>(
             None => Err(Error::MissingGradient { name: name.to_owned() }),
         })
         .collect()
+}
+
+/// Clamps every trained parameter to `[-bound, bound]`.
+pub(crate) fn clamp(parameters: &Parameters, bound: f64) -> Result<()> {
+    for (_, parameter) in parameters.trained() {
+        in_place::clamp(parameter, bound)?;
+    }
+    Ok(())
 }
 
 /// Calls `update` with each parameter and its gradient, some beside others. Returns whether all calls said `true`.

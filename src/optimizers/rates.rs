@@ -1,19 +1,20 @@
-//! The learning rates and weight decays of one step, which an optimiser is given.
+//! What an optimiser is given for one step: learning rates, weight decays and a bound.
 
 use super::ParameterGroup;
 
-/// The learning rates and weight decays of one step.
+/// The learning rates and weight decays of one step, and what parameters are clamped to after it.
 ///
-/// The default changes nothing: every parameter has the optimiser's own.
+/// The default changes nothing: every parameter has the optimiser's own, and none is clamped.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates<'a> {
     factor: f64,
     groups: &'a [ParameterGroup],
+    bound: f64,
 }
 
 impl Default for Rates<'_> {
     fn default() -> Self {
-        Self { factor: 1.0, groups: &[] }
+        Self { factor: 1.0, groups: &[], bound: f64::INFINITY }
     }
 }
 
@@ -29,7 +30,26 @@ impl<'a> Rates<'a> {
     /// ```
     #[must_use]
     pub fn new(factor: f64, groups: &'a [ParameterGroup]) -> Self {
-        Self { factor, groups }
+        Self { factor, groups, bound: f64::INFINITY }
+    }
+
+    /// The same for a step after which parameters are clamped to `[-bound, bound]`, as [clipping](crate::LipschitzStrategy::Clip) has it.
+    ///
+    /// ```
+    /// use wgan::optimizers::Rates;
+    /// assert_eq!(Rates::default().bound(), f64::INFINITY);
+    /// assert_eq!(Rates::default().within(0.01).bound(), 0.01);
+    /// ```
+    #[must_use]
+    pub fn within(self, bound: f64) -> Self {
+        Self { bound, ..self }
+    }
+
+    /// What parameters are clamped to after this step: infinity where nothing is. An optimiser may leave it to the trainer; see
+    /// [`Optimizer::clamps`](super::Optimizer::clamps).
+    #[must_use]
+    pub fn bound(&self) -> f64 {
+        self.bound
     }
 
     /// The learning rate of a parameter at this step, where the optimiser's own is `base`.

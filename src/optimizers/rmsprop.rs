@@ -6,7 +6,7 @@ use candle_core::{Tensor, backprop::GradStore};
 
 use super::{Optimizer, Rates, State, update_each, with_gradients};
 use crate::error::Result;
-use crate::ops::in_place::{averaged, averaged_square, update};
+use crate::ops::in_place::{averaged, averaged_square, update_parameter};
 use crate::ops::{Formula, Number};
 use crate::parameters::Parameters;
 
@@ -46,6 +46,7 @@ impl Optimizer for RmsProp {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<bool> {
+        let bound = rates.bound();
         let updates = with_gradients(parameters, gradients)?;
         self.state.advance(parameters)?;
         update_each(updates, |name, parameter, gradient| {
@@ -56,22 +57,31 @@ impl Optimizer for RmsProp {
             let state = |quantity| self.state.get(quantity, name);
             let square = state("square_avg")?;
             Ok(match (self.centered, momentum > 0.0) {
-                (false, false) => update([parameter, square], [gradient], &step)?,
+                (false, false) => update_parameter([parameter, square], [gradient], &step, bound)?,
                 (true, false) => {
                     let mean = state("grad_avg")?;
-                    update([parameter, square, mean], [gradient], &Centred(step))?
+                    update_parameter([parameter, square, mean], [gradient], &Centred(step), bound)?
                 }
                 (false, true) => {
                     let buffer = state("momentum_buffer")?;
-                    update([parameter, square, buffer], [gradient], &WithMomentum(step))?
+                    update_parameter(
+                        [parameter, square, buffer],
+                        [gradient],
+                        &WithMomentum(step),
+                        bound,
+                    )?
                 }
                 (true, true) => {
                     let (mean, buffer) = (state("grad_avg")?, state("momentum_buffer")?);
                     let targets = [parameter, square, mean, buffer];
-                    update(targets, [gradient], &CentredWithMomentum(step))?
+                    update_parameter(targets, [gradient], &CentredWithMomentum(step), bound)?
                 }
             })
         })
+    }
+
+    fn clamps(&self) -> bool {
+        true
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

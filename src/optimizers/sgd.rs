@@ -6,7 +6,7 @@ use candle_core::{Tensor, backprop::GradStore};
 
 use super::{Optimizer, Rates, State, update_each, with_gradients};
 use crate::error::Result;
-use crate::ops::in_place::update;
+use crate::ops::in_place::update_parameter;
 use crate::ops::{Formula, Number};
 use crate::parameters::Parameters;
 
@@ -37,6 +37,7 @@ impl Optimizer for Sgd {
         gradients: &GradStore,
         rates: &Rates<'_>,
     ) -> Result<bool> {
+        let bound = rates.bound();
         let updates = with_gradients(parameters, gradients)?;
         let first = self.state.advance(parameters)? == 1;
         update_each(updates, |name, parameter, gradient| {
@@ -50,11 +51,15 @@ impl Optimizer for Sgd {
             };
             Ok(if self.momentum > 0.0 {
                 let buffer = self.state.get("momentum_buffer", name)?;
-                update([parameter, buffer], [gradient], &step)?
+                update_parameter([parameter, buffer], [gradient], &step, bound)?
             } else {
-                update([parameter], [gradient], &step)?
+                update_parameter([parameter], [gradient], &step, bound)?
             })
         })
+    }
+
+    fn clamps(&self) -> bool {
+        true
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
-use super::{Optimizer, Rates, UpdateConfig};
+use super::{Optimizer, Rates, UpdateConfig, clamp};
 use crate::error::{Error, Result};
 use crate::ops::first_non_finite;
 use crate::parameters::Parameters;
@@ -38,20 +38,24 @@ impl Updater {
         self.own_schedule = Some(schedule);
     }
 
-    /// One update of every parameter, at generator step `step`, counted from 0.
+    /// One update of every parameter, at generator step `step`, counted from 0, and the clamp to `[-bound, bound]`; an infinite bound
+    /// holds nothing back.
     pub(crate) fn step(
         &mut self,
         parameters: &Parameters,
         mut gradients: GradStore,
         step: u64,
+        bound: f64,
     ) -> Result<()> {
         let factor = self.factor(step)?;
         self.config.clip(parameters, &mut gradients)?;
-        let rates = Rates::new(factor, &self.config.groups);
-        match self.optimizer.step(parameters, &gradients, &rates)? {
-            true => Ok(()),
-            false => finite(parameters, step),
+        let rates = Rates::new(factor, &self.config.groups).within(bound);
+        let seen = self.optimizer.step(parameters, &gradients, &rates)?;
+        if !seen {
+            finite(parameters, step)?;
         }
+        let clamped = seen && self.optimizer.clamps();
+        if bound == f64::INFINITY || clamped { Ok(()) } else { clamp(parameters, bound) }
     }
 
     fn factor(&self, step: u64) -> Result<f64> {
@@ -102,7 +106,7 @@ fn finite(parameters: &Parameters, step: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::super::{OptimizerConfig, ParameterGroup};
     use super::*;
@@ -165,7 +169,7 @@ mod tests {
             let mut updater = Updater::new("critic", optimizer, config, &parameters)?;
             for step in 0..500 {
                 let gradients = gradients(&reference, &parameters, step);
-                updater.step(&parameters, gradients, step as u64)?;
+                updater.step(&parameters, gradients, step as u64, f64::INFINITY)?;
                 if [1, 2, 10, 50, 500].contains(&(step + 1)) {
                     let away = distance(&parameters, setting, step + 1)?;
                     assert!(away < 1e-12, "{setting} after {}: {away:e}", step + 1);
@@ -176,6 +180,73 @@ mod tests {
                 assert!(away > 1e-6, "{setting} and {other}: {away:e}");
             }
         }
+        Ok(())
+    }
+
+    /// An optimiser that knows of no bound, and says what it likes.
+    struct Own {
+        seen: bool,
+        clamps: bool,
+    }
+
+    impl Optimizer for Own {
+        fn step(&mut self, all: &Parameters, g: &GradStore, _: &Rates<'_>) -> Result<bool> {
+            for (_, parameter, gradient) in crate::optimizers::with_gradients(all, g)? {
+                parameter.set(&(parameter.as_tensor() - gradient)?.detach())?;
+            }
+            Ok(self.seen)
+        }
+
+        fn clamps(&self) -> bool {
+            self.clamps
+        }
+
+        fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+            Ok(BTreeMap::new())
+        }
+
+        fn load_state(&mut self, _: &Parameters, _: &BTreeMap<String, Tensor>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// One parameter of `n` elements after a step along gradients of `slope` times 0, 1, ..
+    fn after(optimizer: Box<dyn Optimizer>, n: u32, slope: f64, bound: f64) -> Result<Vec<f32>> {
+        let ramp = Tensor::arange(0, n, &Device::Cpu)?.to_dtype(DType::F32)?;
+        let parameter = Var::from_tensor(&ramp.affine(1e-3, -0.02)?)?;
+        let parameters = [("a".to_owned(), parameter.clone())].into_iter().collect();
+        let mut gradients = GradStore::default();
+        gradients.insert(&parameter, ramp.affine(slope, 0.0)?);
+        let mut updater = Updater::new("critic", optimizer, UpdateConfig::default(), &parameters)?;
+        updater.step(&parameters, gradients, 0, bound)?;
+        Ok(parameter.to_vec1()?)
+    }
+
+    #[test]
+    fn parameters_are_clamped_after_a_step_whoever_does_it() -> Result<()> {
+        let configs = [
+            OptimizerConfig::rms_prop(1e-3),
+            OptimizerConfig::adam(1e-3, 0.0, 0.9),
+            OptimizerConfig::sgd(0.1, 0.5),
+        ];
+        // Large enough to be shared out, too.
+        for n in [40, 70_000] {
+            for config in &configs {
+                let clamped = after(config.build(), n, 1e-3, 0.01)?;
+                let mut expected = after(config.build(), n, 1e-3, f64::INFINITY)?;
+                assert!(expected.iter().any(|x| x.abs() > 0.01) && clamped != expected);
+                expected.iter_mut().for_each(|x| *x = x.clamp(-0.01, 0.01));
+                assert!(clamped == expected, "{config:?} of {n}");
+                let error = after(config.build(), n, f64::from(f32::MAX), 0.01).unwrap_err();
+                assert!(matches!(error, Error::NonFinite { .. }), "{config:?}: {error}");
+            }
+        }
+        for (seen, clamps) in [(true, false), (false, false), (false, true)] {
+            let clamped = after(Box::new(Own { seen, clamps }), 40, 1e-3, 0.01)?;
+            assert!(clamped.iter().all(|x| x.abs() <= 0.01), "{seen} {clamps}: {clamped:?}");
+        }
+        let trusted = after(Box::new(Own { seen: true, clamps: true }), 40, 1e-3, 0.01)?;
+        assert!(trusted.iter().any(|x| x.abs() > 0.01));
         Ok(())
     }
 
@@ -211,7 +282,12 @@ mod tests {
         let mut updater = new(base).unwrap();
         updater.set_schedule(Box::new(|step| if step == 3 { f64::NAN } else { 1.0 }));
         for step in 0..5 {
-            let result = updater.step(&parameters, gradients(&reference, &parameters, 0), step);
+            let result = updater.step(
+                &parameters,
+                gradients(&reference, &parameters, 0),
+                step,
+                f64::INFINITY,
+            );
             assert_eq!(result.is_err(), step == 3);
         }
     }

@@ -242,8 +242,9 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
     ) -> Result<CriticReport> {
         let (report, gradients) =
             gradients.map_err(|failure| self.located_in_critic_step(failure, draws))?;
-        self.critic_updates.step(self.critic.parameters(), gradients, self.generator_steps)?;
-        self.config.lipschitz.constrain(self.critic.parameters())?;
+        let clip = self.config.lipschitz.bound().unwrap_or(f64::INFINITY);
+        let parameters = self.critic.parameters();
+        self.critic_updates.step(parameters, gradients, self.generator_steps, clip)?;
         self.critic_steps += 1;
         Ok(report)
     }
@@ -280,6 +281,7 @@ impl<G: Generator, C: Critic> WganTrainer<G, C> {
             self.generator.parameters(),
             gradients,
             self.generator_steps,
+            f64::INFINITY,
         )?;
         self.generator_steps += 1;
         if let Some(average) = &mut self.average {

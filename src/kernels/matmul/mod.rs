@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::finite::is_finite;
 use super::parallel::{Shared, tasks};
-use super::prefetch::{LINE, prefetch};
+use super::prefetch::{LINE, Prefetch};
 use super::scratch::with_scratch;
 use super::{Real, vectorised};
 
@@ -73,10 +73,11 @@ impl<T: Real> Matrix<'_, T> {
         vectorised(
             #[inline(always)]
             move || {
+                let prefetch = Prefetch::new();
                 for (p, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
                     let ahead = self.elements.as_ptr().wrapping_add((p + AHEAD) * stride + first);
                     for line in (0..count).step_by(LINE / size_of::<T>()) {
-                        prefetch(ahead.wrapping_add(line), false);
+                        prefetch.to_read(ahead.wrapping_add(line));
                     }
                     let from = &self.elements[p * stride + first..][..count];
                     copy_short(from, out);
@@ -349,12 +350,11 @@ fn strips<T: Real>(
         false if long => TASKS,
         false => TASKS.div_ceil(panels),
     };
-    // Strips of some tiles, whose values stay in the cache.
-    let per_strip = all_tiles.div_ceil(wanted).clamp(1, 32);
-    let strips = all_tiles.div_ceil(per_strip);
+    // Strips of some tiles, whose values stay in the cache; none has more than one tile more than another.
+    let strips = wanted.max(all_tiles.div_ceil(32)).min(all_tiles);
 
     let strip = |panel: usize, elements: &[T], strip: usize| {
-        let tiles = strip * per_strip..all_tiles.min((strip + 1) * per_strip);
+        let tiles = strip * all_tiles / strips..(strip + 1) * all_tiles / strips;
         let columns = panel * width..columns.min((panel + 1) * width);
         let width = panel_width::<T>(columns.len());
         make(Strip {

@@ -16,7 +16,7 @@ use pulp::{Simd, WithSimd};
 
 use super::operands::{Left, Place, ROWS};
 use crate::kernels::Real;
-use crate::kernels::prefetch::{LINE, prefetch};
+use crate::kernels::prefetch::{LINE, Prefetch};
 
 /// The vector instructions that a tile needs, for `f32` and `f64`.
 pub(crate) trait Lanes: Copy + 'static {
@@ -33,6 +33,23 @@ pub(crate) trait Lanes: Copy + 'static {
     ) -> Self::Vector<S>;
     fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     fn subtract<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    fn multiply<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    fn divide<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    fn square_root<S: Simd>(simd: S, a: Self::Vector<S>) -> Self::Vector<S>;
+    /// What is below `low` becomes that, and what is above `high` that; NaN stays NaN.
+    fn within<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        low: Self::Vector<S>,
+        high: Self::Vector<S>,
+    ) -> Self::Vector<S>;
+    /// The same, but what is infinite stays so, too.
+    fn finite_within<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        low: Self::Vector<S>,
+        high: Self::Vector<S>,
+    ) -> Self::Vector<S>;
     /// Whether all are finite; their sum must not overflow.
     fn all_finite<S: Simd>(simd: S, a: Self::Vector<S>) -> bool;
 }
@@ -58,6 +75,34 @@ impl Lanes for f32 {
     #[inline(always)]
     fn subtract<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
         simd.sub_f32s(a, b)
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+        simd.mul_f32s(a, b)
+    }
+
+    #[inline(always)]
+    fn divide<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+        simd.div_f32s(a, b)
+    }
+
+    #[inline(always)]
+    fn square_root<S: Simd>(simd: S, a: S::f32s) -> S::f32s {
+        simd.sqrt_f32s(a)
+    }
+
+    #[inline(always)]
+    fn within<S: Simd>(simd: S, a: S::f32s, low: S::f32s, high: S::f32s) -> S::f32s {
+        let a = simd.select_f32s(simd.greater_than_f32s(a, high), high, a);
+        simd.select_f32s(simd.less_than_f32s(a, low), low, a)
+    }
+
+    #[inline(always)]
+    fn finite_within<S: Simd>(simd: S, a: S::f32s, low: S::f32s, high: S::f32s) -> S::f32s {
+        let clamped = <Self as Lanes>::within(simd, a, low, high);
+        let infinity = simd.splat_f32s(f32::INFINITY);
+        simd.select_f32s(simd.less_than_f32s(simd.abs_f32s(a), infinity), clamped, a)
     }
 
     #[inline(always)]
@@ -87,6 +132,34 @@ impl Lanes for f64 {
     #[inline(always)]
     fn subtract<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
         simd.sub_f64s(a, b)
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
+        simd.mul_f64s(a, b)
+    }
+
+    #[inline(always)]
+    fn divide<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
+        simd.div_f64s(a, b)
+    }
+
+    #[inline(always)]
+    fn square_root<S: Simd>(simd: S, a: S::f64s) -> S::f64s {
+        simd.sqrt_f64s(a)
+    }
+
+    #[inline(always)]
+    fn within<S: Simd>(simd: S, a: S::f64s, low: S::f64s, high: S::f64s) -> S::f64s {
+        let a = simd.select_f64s(simd.greater_than_f64s(a, high), high, a);
+        simd.select_f64s(simd.less_than_f64s(a, low), low, a)
+    }
+
+    #[inline(always)]
+    fn finite_within<S: Simd>(simd: S, a: S::f64s, low: S::f64s, high: S::f64s) -> S::f64s {
+        let clamped = <Self as Lanes>::within(simd, a, low, high);
+        let infinity = simd.splat_f64s(f64::INFINITY);
+        simd.select_f64s(simd.less_than_f64s(simd.abs_f64s(a), infinity), clamped, a)
     }
 
     #[inline(always)]
@@ -173,6 +246,7 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
         );
         // Stays 0 while all that is written is finite.
         let mut zeros = T::splat(simd, T::zero());
+        let prefetch = Prefetch::new();
         // Short rows begin with each tile, of operand and product, and the processor notices a row only after some misses: so
         // lines of the next tile are asked for while this one is computed.
         for (tile, row) in tiles.clone().zip((0..).step_by(ROWS)) {
@@ -194,13 +268,13 @@ impl<T: Real, const VECTORS: usize, const STEP: usize> InRegisters<'_, T, VECTOR
                                 for line in (0..WRITTEN_OUT).step_by(LINE / size_of::<T>()) {
                                     let next = at.wrapping_add(left.tile + line);
                                     let rows = offsets.iter().map(|&o| next.wrapping_add(o));
-                                    rows.for_each(|row| prefetch(row, false));
+                                    rows.for_each(|row| prefetch.to_read(row));
                                 }
                             }
                             if asked < VECTORS {
                                 let next = out.wrapping_add(ROWS * place.stride + asked * lanes);
                                 (0..ROWS).for_each(|i| {
-                                    prefetch(next.wrapping_add(i * place.stride), true)
+                                    prefetch.to_write(next.wrapping_add(i * place.stride))
                                 });
                                 asked += 1;
                             }

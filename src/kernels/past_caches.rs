@@ -1,0 +1,38 @@
+//! Writing to memory past the caches.
+//!
+//! A core that writes to a line of memory has to have it for itself. Where others have read the line, they are told to let go of it
+//! first, and the stores after it wait: between cores that do not share a cache, for longer than memory takes. What is written past the
+//! caches is on its way to memory at once, and nobody waits. Whoever reads it next reads it from there.
+
+/// Writes a vector past the caches, where the machine has an instruction for it. What another thread is to read of it must be
+/// [fenced](fence) before that thread is told.
+///
+/// # Safety
+/// There must be memory for it at `to`, a multiple of the vector's size.
+#[inline(always)]
+pub(super) unsafe fn write_past_caches<V: Copy>(to: *mut V, vector: V) {
+    debug_assert!(to.addr().is_multiple_of(size_of::<V>()), "{to:?} is within a vector");
+    // SAFETY: as the caller vouches; a vector of this size is made of floats, and a machine that has it has the instruction.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_mm256_stream_ps, _mm512_stream_ps};
+        use std::mem::transmute_copy;
+        match size_of::<V>() {
+            64 => return _mm512_stream_ps(to.cast(), transmute_copy(&vector)),
+            32 => return _mm256_stream_ps(to.cast(), transmute_copy(&vector)),
+            _ => {}
+        }
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { to.write_unaligned(vector) };
+}
+
+/// Waits until what this thread has written past the caches can be seen by others.
+#[inline(always)]
+pub(super) fn fence() {
+    // SAFETY: every x86-64 has the instruction.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
