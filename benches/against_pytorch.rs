@@ -5,10 +5,14 @@
 //! ```
 //!
 //! Each measurement is a process of its own, so that its peak memory is its own. The matrix peak is that of a product of
-//! 2048 x 1024 and 1024 x 1024 in f32, by PyTorch's library, which is made after each of its runs. `--filter dcgan` takes some
-//! rows, `--rounds N` the number of rounds, `--threads N` the threads of both sides.
+//! 2048 x 1024 and 1024 x 1024 in f32, by PyTorch's library, which is made after each of its runs. Between cores is how long one of
+//! two threads waits for what the other has written, the least and the most of what was found before each run: a virtual machine's
+//! cores may share a cache at one time and none at another. `--filter dcgan` takes some rows, `--rounds N` the number of rounds,
+//! `--threads N` the threads of both sides.
 
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -125,9 +129,9 @@ impl Figures {
 fn compare(arguments: &Arguments) -> Result<()> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/pytorch/steps.py");
     println!(
-        "| model | strategy | batch | PyTorch, ms | wgan, ms | ratio | PyTorch, MiB | wgan, MiB | matrix peak, GFLOP/s | share of it |"
+        "| model | strategy | batch | PyTorch, ms | wgan, ms | ratio | PyTorch, MiB | wgan, MiB | between cores, ns | matrix peak, GFLOP/s | share of it |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for (model, strategy, batch, steps) in ROWS {
         if !format!("{model} {strategy} {batch}").contains(&arguments.filter) {
             continue;
@@ -135,11 +139,13 @@ fn compare(arguments: &Arguments) -> Result<()> {
         let row =
             [(*model).to_owned(), (*strategy).to_owned(), batch.to_string(), steps.to_string()];
         let threads = arguments.threads.to_string();
-        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        let (mut theirs, mut ours, mut between) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.rounds.max(1) {
+            between.push(nanoseconds_between_cores());
             theirs.push(Figures::of(
                 Command::new(&arguments.python).arg(script).args(&row).arg(&threads),
             )?);
+            between.push(nanoseconds_between_cores());
             ours.push(Figures::of(
                 Command::new(std::env::current_exe()?)
                     .arg("--one")
@@ -153,21 +159,55 @@ fn compare(arguments: &Arguments) -> Result<()> {
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
+        between.sort_by(f64::total_cmp);
         // The best that the machine did in any round.
         let peak = theirs.iter().map(|f| f.matrix_peak).fold(0.0, f64::max);
         let (torch, wgan) = (median(&theirs, |f| f.seconds), median(&ours, |f| f.seconds));
         println!(
-            "| {model} | {strategy} | {batch} | {:.1} | {:.1} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} % |",
+            "| {model} | {strategy} | {batch} | {:.1} | {:.1} | {:.2} | {:.0} | {:.0} | {:.0} to {:.0} | {:.0} | {:.0} % |",
             torch * 1e3,
             wgan * 1e3,
             wgan / torch,
             median(&theirs, |f| f.peak_mib),
             median(&ours, |f| f.peak_mib),
+            between[0],
+            between[between.len() - 1],
             peak / 1e9,
             median(&theirs, |f| f.flops) / wgan / peak * 100.0,
         );
     }
     Ok(())
+}
+
+/// How long a thread waits, on average, for what another has just written.
+fn nanoseconds_between_cores() -> f64 {
+    const TURNS: u32 = 100_000;
+    let turn = AtomicU32::new(0);
+    let wait_for = |wanted: u32| {
+        let mut looks = 0_u32;
+        while turn.load(SeqCst) != wanted {
+            looks += 1;
+            // Both may be on one core.
+            if looks.is_multiple_of(1 << 14) {
+                std::thread::yield_now();
+            }
+        }
+    };
+    let seconds = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in (1..2 * TURNS).step_by(2) {
+                wait_for(i);
+                turn.store(i + 1, SeqCst);
+            }
+        });
+        let start = Instant::now();
+        for i in (1..2 * TURNS).step_by(2) {
+            turn.store(i, SeqCst);
+            wait_for(i + 1);
+        }
+        start.elapsed().as_secs_f64()
+    });
+    seconds / f64::from(2 * TURNS) * 1e9
 }
 
 fn measure(model: &str, strategy: &str, batch: usize, steps: usize) -> Result<()> {

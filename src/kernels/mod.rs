@@ -11,6 +11,7 @@ pub(crate) mod channels;
 pub(crate) mod convolution;
 pub(crate) mod elementwise;
 pub(crate) mod finite;
+mod lanes;
 pub(crate) mod matmul;
 pub(crate) mod memory;
 mod parallel;
@@ -29,7 +30,7 @@ use candle_core::{CpuStorage, Layout, WithDType};
 
 /// The element types that training works in: `f32` and `f64`.
 pub(crate) trait Real:
-    WithDType + num_traits::Float + matmul::Lanes + scratch::Scratch
+    WithDType + num_traits::Float + lanes::Lanes + scratch::Scratch
 {
 }
 impl Real for f32 {}

@@ -4,15 +4,15 @@
 //! first, and the stores after it wait: between cores that do not share a cache, for longer than memory takes. What is written past the
 //! caches is on its way to memory at once, and nobody waits. Whoever reads it next reads it from there.
 
-/// Writes a vector past the caches, where the machine has an instruction for it. What another thread is to read of it must be
-/// [fenced](fence) before that thread is told.
+/// Writes a vector past the caches, where the machine has an instruction for it.
 ///
 /// # Safety
-/// There must be memory for it at `to`, a multiple of the vector's size.
+/// There must be memory for it at `to`, a multiple of the vector's size. Before anyone, this thread included, uses that memory in another
+/// way, this thread must [`fence`]. And `V` must be a vector of instructions that this machine has, not one put together from
+/// narrower ones: of AVX-512 where it has 64 bytes, and of AVX where it has 32.
 #[inline(always)]
 pub(super) unsafe fn write_past_caches<V: Copy>(to: *mut V, vector: V) {
-    debug_assert!(to.addr().is_multiple_of(size_of::<V>()), "{to:?} is within a vector");
-    // SAFETY: as the caller vouches; a vector of this size is made of floats, and a machine that has it has the instruction.
+    // SAFETY: as the caller vouches; vectors of one size are moved alike, whatever they are made of.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         use std::arch::x86_64::{_mm256_stream_ps, _mm512_stream_ps};

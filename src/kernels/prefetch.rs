@@ -9,18 +9,18 @@ pub(super) const LINE: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Prefetch {
     /// Whether it has an instruction for lines that are to be written.
+    #[cfg(target_arch = "x86_64")]
     writes: bool,
 }
 
 impl Prefetch {
     #[inline(always)]
     pub(super) fn new() -> Self {
-        // The oldest x86-64 may lack it. With AVX2 a machine has it, or takes it for none.
-        #[cfg(target_arch = "x86_64")]
-        let writes = std::arch::is_x86_feature_detected!("avx2");
-        #[cfg(not(target_arch = "x86_64"))]
-        let writes = false;
-        Self { writes }
+        Self {
+            // The oldest x86-64 may lack it. With AVX2 a machine has it, or takes it for none.
+            #[cfg(target_arch = "x86_64")]
+            writes: std::arch::is_x86_feature_detected!("avx2"),
+        }
     }
 
     /// Asks for a line to be read.

@@ -7,7 +7,7 @@ use candle_core::WithDType;
 use num_traits::Float;
 use pulp::{Simd, WithSimd};
 
-use super::matmul::Lanes;
+use super::lanes::{Lanes, lanes};
 use super::parallel::{SERIAL, for_each_chunk_of, has_helpers};
 use super::past_caches::{fence, write_past_caches};
 use super::prefetch::{LINE, Prefetch};
@@ -46,13 +46,8 @@ impl<T: Real> Number for T {
     #[inline(always)]
     fn clamp(self, low: f64, high: f64) -> Self {
         let [low, high] = [low, high].map(<T as WithDType>::from_f64);
-        if self > high {
-            high
-        } else if self < low {
-            low
-        } else {
-            self
-        }
+        let below = if self > high { high } else { self };
+        if below < low { low } else { below }
     }
 }
 
@@ -115,7 +110,7 @@ where
         let lens = self.targets.iter().map(|x| x.len()).chain(self.sources.map(<[T]>::len));
         let len = self.targets[0].len();
         assert!({ lens }.all(|other| other == len), "slices of different sizes");
-        let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
+        let lanes = lanes::<S, T>();
         // Vectors of the first target begin on its lines.
         let first = self.targets[0].as_ptr().align_offset(LINE).min(len);
         let vectors = first..first + (len - first) / lanes * lanes;
@@ -157,8 +152,10 @@ where
     ) -> bool {
         let to = self.targets.each_mut().map(|x| x[places.clone()].as_mut_ptr());
         let from = self.sources.map(|x| x[places.clone()].as_ptr());
-        let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
+        let lanes = lanes::<S, T>();
         assert!(places.len().is_multiple_of(lanes), "whole vectors");
+        let on_vector = to[0].addr().is_multiple_of(size_of::<T::Vector<S>>());
+        assert!(!PAST_CACHES || on_vector || places.is_empty(), "a vector begins on its size");
         let [low, zero, high] =
             [-self.bound, 0.0, self.bound].map(|x| T::splat(simd, <T as WithDType>::from_f64(x)));
         let prefetch = Prefetch::new();
@@ -172,7 +169,8 @@ where
                 read.chain(from).for_each(|x| prefetch.to_read(x.wrapping_add(i + AHEAD)));
             }
             // SAFETY: all slices have these places, in whole vectors. Vectors are plain floats, read and written without a demand on
-            // their alignment, but for those that go past the caches: they begin on a line, or within one that is being filled.
+            // their alignment, but for those that go past the caches: by the assertion the first begins at a multiple of its size, and each
+            // is a whole number of vectors further. They are those of `pulp::Arch`, which are one register each.
             unsafe {
                 let vector = |x: *const T| Vector::<S, T> {
                     simd,
@@ -291,6 +289,9 @@ mod tests {
     fn check<T: Real>(n: usize, bound: Option<f64>, update: impl Fn([&mut [T]; 2], [&[T]; 2])) {
         let [mut x, mut y, mut a, b] = [1, 2, 3, 4].map(|seed| values::<T>(n + 9, seed));
         (a[n / 2], a[n / 3]) = (T::infinity(), T::nan());
+        for (i, bad) in [T::infinity(), T::neg_infinity(), T::nan()].into_iter().enumerate() {
+            x.iter_mut().skip(i).step_by(11).for_each(|x| *x = bad);
+        }
         let (begin, old) = ([3, 5, 0, 9], [x.clone(), y.clone()]);
         let [p, q, r, s] = begin.map(|begin| begin..begin + n);
         update([&mut x[p], &mut y[q]], [&a[r], &b[s]]);
@@ -301,7 +302,8 @@ mod tests {
             let as_expected = same(x[3 + i], expected[0]) && same(y[5 + i], expected[1]);
             assert!(as_expected, "{} and {} at {i} of {n} with {bound:?}", x[3 + i], y[5 + i]);
         }
-        assert!(x[..3] == old[0][..3] && x[3 + n..] == old[0][3 + n..]);
+        let bits = |x: &[T]| x.iter().map(|&x| WithDType::to_f64(x).to_bits()).collect::<Vec<_>>();
+        assert!(bits(&x[..3]) == bits(&old[0][..3]) && bits(&x[3 + n..]) == bits(&old[0][3 + n..]));
     }
 
     #[test]
@@ -318,10 +320,18 @@ mod tests {
         for (n, past_caches) in
             [0, 1, 15, 16, 50, 1000].into_iter().flat_map(|n| [(n, false), (n, true)])
         {
-            check::<T>(n, Some(0.3), |targets, sources| {
+            let piece = |targets: [&mut [T]; 2], sources: [&[T]; 2]| {
                 let formula = Everything;
-                simd.vectorize(Piece { targets, sources, formula, bound: 0.3, past_caches });
-            });
+                simd.vectorize(Piece { targets, sources, formula, bound: 0.3, past_caches })
+            };
+            check::<T>(n, Some(0.3), |targets, sources| _ = piece(targets, sources));
+            for at in (0..n).step_by(7) {
+                let [mut x, mut y] = [1, 2].map(|seed| values::<T>(n, seed));
+                let [a, b] = [3, 4].map(|seed| values::<T>(n, seed));
+                assert!(piece([&mut x, &mut y], [&a, &b]), "all of {n}");
+                x[at] = T::infinity();
+                assert!(!piece([&mut x, &mut y], [&a, &b]), "at {at} of {n}");
+            }
         }
     }
 

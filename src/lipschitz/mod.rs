@@ -10,7 +10,6 @@ use candle_core::Tensor;
 
 use crate::critic::Critic;
 use crate::error::{Error, Result};
-use crate::optimizers;
 use crate::parameters::Parameters;
 use crate::second_order::{AtSamples, Traced};
 
@@ -220,7 +219,7 @@ impl Lipschitz {
     /// Candle's for a parameter that is neither `f32` nor `f64`.
     pub fn constrain(&self, parameters: &Parameters) -> Result<()> {
         match self.bound() {
-            Some(bound) => optimizers::clamp(parameters, bound),
+            Some(bound) => parameters.clamp(bound),
             None => Ok(()),
         }
     }

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var, backprop::GradStore};
 
 use crate::error::{Error, Result};
-use crate::ops::{each_beside, in_place};
+use crate::ops::each_beside;
 use crate::parameters::Parameters;
 
 /// Something that moves parameters along their gradients.
@@ -116,7 +116,10 @@ pub trait Optimizer {
     /// not, and the trainer clamps after it. The crate's own optimisers do it as they go, which saves another pass.
     ///
     /// After a step that returns `false` the trainer clamps in any case, once it has seen that all is finite. So only finite elements
-    /// may be clamped: one that has overflown must stay to be seen.
+    /// may be clamped: one that has overflown must stay to be seen, whatever becomes of the others.
+    ///
+    /// One of your own that calls one of the crate's and moves parameters further gives it
+    /// [`rates.within(f64::INFINITY)`](Rates::within), so that only the end of its step is clamped.
     fn clamps(&self) -> bool {
         false
     }
@@ -192,14 +195,6 @@ pub fn with_gradients<'a>(
             None => Err(Error::MissingGradient { name: name.to_owned() }),
         })
         .collect()
-}
-
-/// Clamps every trained parameter to `[-bound, bound]`.
-pub(crate) fn clamp(parameters: &Parameters, bound: f64) -> Result<()> {
-    for (_, parameter) in parameters.trained() {
-        in_place::clamp(parameter, bound)?;
-    }
-    Ok(())
 }
 
 /// Calls `update` with each parameter and its gradient, some beside others. Returns whether all calls said `true`.

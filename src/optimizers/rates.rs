@@ -33,7 +33,8 @@ impl<'a> Rates<'a> {
         Self { factor, groups, bound: f64::INFINITY }
     }
 
-    /// The same for a step after which parameters are clamped to `[-bound, bound]`, as [clipping](crate::LipschitzStrategy::Clip) has it.
+    /// The same for a step after which parameters are clamped to `[-bound, bound]`, as [clipping](crate::Lipschitz::Clip) has it: at
+    /// least 0; infinity clamps nothing.
     ///
     /// ```
     /// use wgan::optimizers::Rates;

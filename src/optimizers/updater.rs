@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
-use super::{Optimizer, Rates, UpdateConfig, clamp};
+use super::{Optimizer, Rates, UpdateConfig};
 use crate::error::{Error, Result};
 use crate::ops::first_non_finite;
 use crate::parameters::Parameters;
@@ -55,7 +55,7 @@ impl Updater {
             finite(parameters, step)?;
         }
         let clamped = seen && self.optimizer.clamps();
-        if bound == f64::INFINITY || clamped { Ok(()) } else { clamp(parameters, bound) }
+        if bound == f64::INFINITY || clamped { Ok(()) } else { parameters.clamp(bound) }
     }
 
     fn factor(&self, step: u64) -> Result<f64> {
@@ -210,42 +210,70 @@ mod tests {
         }
     }
 
-    /// One parameter of `n` elements after a step along gradients of `slope` times 0, 1, ..
-    fn after(optimizer: Box<dyn Optimizer>, n: u32, slope: f64, bound: f64) -> Result<Vec<f32>> {
-        let ramp = Tensor::arange(0, n, &Device::Cpu)?.to_dtype(DType::F32)?;
-        let parameter = Var::from_tensor(&ramp.affine(1e-3, -0.02)?)?;
+    /// One parameter of `n` elements after a step along gradients of `slope` times 1, 2, ..
+    fn after(
+        optimizer: Box<dyn Optimizer>,
+        (n, dtype): (u32, DType),
+        slope: f64,
+        bound: f64,
+    ) -> Result<Vec<f64>> {
+        let ramp = Tensor::arange(0, n, &Device::Cpu)?.to_dtype(DType::F64)?;
+        let parameter = Var::from_tensor(&ramp.affine(1e-3, -0.02)?.to_dtype(dtype)?)?;
         let parameters = [("a".to_owned(), parameter.clone())].into_iter().collect();
         let mut gradients = GradStore::default();
-        gradients.insert(&parameter, ramp.affine(slope, 0.0)?);
+        gradients.insert(&parameter, ramp.affine(slope, slope)?.to_dtype(dtype)?);
         let mut updater = Updater::new("critic", optimizer, UpdateConfig::default(), &parameters)?;
         updater.step(&parameters, gradients, 0, bound)?;
-        Ok(parameter.to_vec1()?)
+        Ok(parameter.to_dtype(DType::F64)?.to_vec1()?)
+    }
+
+    /// As clipping's own method does it.
+    fn clamped(values: &[f64], dtype: DType) -> Result<Vec<f64>> {
+        let parameter = Tensor::from_slice(values, values.len(), &Device::Cpu)?.to_dtype(dtype)?;
+        let parameter = Var::from_tensor(&parameter)?;
+        let parameters = [("a".to_owned(), parameter.clone())].into_iter().collect();
+        crate::Lipschitz::Clip { c: 0.01 }.constrain(&parameters)?;
+        Ok(parameter.to_dtype(DType::F64)?.to_vec1()?)
     }
 
     #[test]
     fn parameters_are_clamped_after_a_step_whoever_does_it() -> Result<()> {
+        let rms_prop = |momentum, centered| OptimizerConfig::RmsProp {
+            learning_rate: 1e-3,
+            alpha: 0.9,
+            eps: 1e-8,
+            momentum,
+            centered,
+            weight_decay: 0.0,
+        };
         let configs = [
-            OptimizerConfig::rms_prop(1e-3),
+            rms_prop(0.0, false),
+            rms_prop(0.0, true),
+            rms_prop(0.5, false),
+            rms_prop(0.5, true),
             OptimizerConfig::adam(1e-3, 0.0, 0.9),
+            OptimizerConfig::adam(1e-3, 0.5, 0.9),
             OptimizerConfig::sgd(0.1, 0.5),
+            OptimizerConfig::sgd(0.1, 0.0),
         ];
-        // Large enough to be shared out, too.
-        for n in [40, 70_000] {
+        // Large enough to be shared out, too, and without a kernel.
+        for of in [(40, DType::F32), (70_000, DType::F32), (70_000, DType::F64), (40, DType::F16)] {
             for config in &configs {
-                let clamped = after(config.build(), n, 1e-3, 0.01)?;
-                let mut expected = after(config.build(), n, 1e-3, f64::INFINITY)?;
-                assert!(expected.iter().any(|x| x.abs() > 0.01) && clamped != expected);
-                expected.iter_mut().for_each(|x| *x = x.clamp(-0.01, 0.01));
-                assert!(clamped == expected, "{config:?} of {n}");
-                let error = after(config.build(), n, f64::from(f32::MAX), 0.01).unwrap_err();
+                let free = after(config.build(), of, 0.1, f64::INFINITY)?;
+                let expected = clamped(&free, of.1)?;
+                assert!(expected != free && expected.iter().all(|x| x.abs() <= 0.0101), "{of:?}");
+                let got = after(config.build(), of, 0.1, 0.01)?;
+                assert!(got == expected, "{config:?} of {of:?}");
+                let error = after(config.build(), of, f64::MAX, 0.01).unwrap_err();
                 assert!(matches!(error, Error::NonFinite { .. }), "{config:?}: {error}");
             }
         }
+        let of = (40, DType::F32);
         for (seen, clamps) in [(true, false), (false, false), (false, true)] {
-            let clamped = after(Box::new(Own { seen, clamps }), 40, 1e-3, 0.01)?;
+            let clamped = after(Box::new(Own { seen, clamps }), of, 0.1, 0.01)?;
             assert!(clamped.iter().all(|x| x.abs() <= 0.01), "{seen} {clamps}: {clamped:?}");
         }
-        let trusted = after(Box::new(Own { seen: true, clamps: true }), 40, 1e-3, 0.01)?;
+        let trusted = after(Box::new(Own { seen: true, clamps: true }), of, 0.1, 0.01)?;
         assert!(trusted.iter().any(|x| x.abs() > 0.01));
         Ok(())
     }

@@ -10,6 +10,7 @@ use candle_nn::{Init, VarBuilder, VarMap, var_builder::SimpleBackend};
 use super::{InitScheme, weights_file};
 use crate::error::{Error, Result};
 use crate::files::write_safetensors;
+use crate::ops::in_place;
 use crate::random::Stream;
 
 /// The named tensors of a model, in the order of their names: those that are trained, and buffers.
@@ -33,6 +34,14 @@ impl Parameters {
     /// The tensors that an optimiser changes.
     pub fn trained(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.trained.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// Clamps those to `[-bound, bound]`; NaN stays NaN.
+    pub(crate) fn clamp(&self, bound: f64) -> Result<()> {
+        for (_, parameter) in self.trained() {
+            in_place::clamp(parameter, bound)?;
+        }
+        Ok(())
     }
 
     /// The tensors that layers update by themselves.

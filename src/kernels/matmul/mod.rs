@@ -12,16 +12,15 @@ mod tile;
 pub(crate) use operands::{
     Left, Panels, Place, ROWS, full_width, pack_left, packed_left_len, panel_width,
 };
-pub(crate) use registers::Lanes;
 pub(crate) use tile::{Receiver, Rows, Sums, Tile, multiply};
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::finite::is_finite;
-use super::parallel::{Shared, tasks};
+use super::parallel::{Shared, helpers, tasks};
 use super::prefetch::{LINE, Prefetch};
-use super::scratch::with_scratch;
+use super::scratch::{PerThread, with_scratch};
 use super::{Real, vectorised};
 
 /// Multiplications below which a product stays on its thread.
@@ -110,14 +109,23 @@ impl<T: Real> Stack<'_, T> {
         }
     }
 
-    /// Writes all panels of a width, `(panels, rows, width)`; the last is as narrow as its columns allow.
-    fn pack(&self, serial: bool, width: usize, out: &mut [T]) {
+    /// Writes some panels of a width, `(panels, rows, width)`; the last of all is as narrow as its columns allow.
+    fn pack_panels(&self, panels: Range<usize>, width: usize, out: &mut [T]) {
+        for (panel, out) in panels.zip(out.chunks_exact_mut(self.rows() * width)) {
+            let first = panel * width;
+            let width = panel_width::<T>(self.columns() - first);
+            self.pack_panel(first, width, &mut out[..self.rows() * width]);
+        }
+    }
+
+    /// Writes all of them, shared out.
+    fn pack(&self, width: usize, out: &mut [T]) {
         /// Rows that one task packs.
         const ROWS: usize = 128;
         let (inner, whole, mut before) = (self.rows(), Shared::new(out), 0);
         for part in self.0 {
             let pieces = part.rows.div_ceil(ROWS);
-            tasks(serial, part.columns.div_ceil(width) * pieces, |task| {
+            tasks(false, part.columns.div_ceil(width) * pieces, |task| {
                 let (panel, first) = (task / pieces, task % pieces * ROWS);
                 let rows = first..part.rows.min(first + ROWS);
                 let (start, column) = (panel * inner * width, panel * width);
@@ -305,6 +313,34 @@ pub(crate) fn sum_of_products<T: Real>(pairs: &[(Matrix<'_, T>, Matrix<'_, T>)])
     (out, finite.into_inner())
 }
 
+/// The left operand of a product, for all threads that take part.
+enum LeftOf<'a, T> {
+    /// The one that all read.
+    All(Left<'a, T>),
+    /// Transposed matrices side by side, which each packs for itself.
+    PackedByEach { parts: &'a [&'a [T]], rows: usize, inner: usize, packed: PerThread },
+}
+
+impl<T: Real> LeftOf<'_, T> {
+    fn with(&self, work: impl FnOnce(Left<'_, T>)) {
+        match *self {
+            Self::All(left) => work(left),
+            Self::PackedByEach { parts, rows, inner, ref packed } => packed.with(
+                |out| pack_left(parts, rows, inner, out),
+                |packed| work(Left::packed(packed, rows, inner)),
+            ),
+        }
+    }
+}
+
+/// Whether each thread packs operands for itself instead of sharing one packed copy. It is more work in all, which as few threads as these
+/// do in less time than they would wait for each other's caches; of many, each would pack for longer than it multiplies.
+fn each_packs() -> bool {
+    /// Besides the one that brings the product.
+    const HELPERS: usize = 3;
+    helpers() <= HELPERS
+}
+
 /// Cuts `left right` into strips and hands each to `make`, on any thread.
 fn for_each_strip<T: Real>(
     left: Matrix<'_, T>,
@@ -315,7 +351,7 @@ fn for_each_strip<T: Real>(
     if left.transposed {
         packed_strips(&[left], right, make);
     } else {
-        strips(Left::rows(left.elements, rows, inner, inner), rows, right, make);
+        strips(&LeftOf::All(Left::rows(left.elements, rows, inner, inner)), rows, right, make);
     }
 }
 
@@ -327,14 +363,20 @@ fn packed_strips<T: Real>(
 ) {
     let (rows, inner) = (lefts[0].rows, right.rows());
     let parts: Vec<&[T]> = lefts.iter().map(|left| left.elements).collect();
-    with_scratch(packed_left_len(rows, inner), |packed: &mut [T]| {
-        pack_left(&parts, rows, inner, packed);
-        strips(Left::packed(packed, rows, inner), rows, right, make);
-    });
+    let (parts, len) = (parts.as_slice(), packed_left_len(rows, inner));
+    if each_packs() {
+        let packed = PerThread::new(0, len);
+        strips(&LeftOf::PackedByEach { parts, rows, inner, packed }, rows, right, make);
+    } else {
+        with_scratch(len, |packed: &mut [T]| {
+            pack_left(parts, rows, inner, packed);
+            strips(&LeftOf::All(Left::packed(packed, rows, inner)), rows, right, make);
+        });
+    }
 }
 
 fn strips<T: Real>(
-    left: Left<'_, T>,
+    left: &LeftOf<'_, T>,
     rows: usize,
     right: Stack<'_, T>,
     make: impl Fn(Strip<'_, T>) + Sync + Send,
@@ -355,38 +397,42 @@ fn strips<T: Real>(
 
     let strip = |panel: usize, elements: &[T], strip: usize| {
         let tiles = strip * all_tiles / strips..(strip + 1) * all_tiles / strips;
+        let rows = tiles.start * ROWS..rows.min(tiles.end * ROWS);
         let columns = panel * width..columns.min((panel + 1) * width);
         let width = panel_width::<T>(columns.len());
-        make(Strip {
-            left,
-            rows: tiles.start * ROWS..rows.min(tiles.end * ROWS),
-            tiles,
-            right: Panels::new(&elements[..inner * width], inner, width),
-            columns,
-            width,
-        });
+        let right = Panels::new(&elements[..inner * width], inner, width);
+        left.with(|left| make(Strip { left, rows, tiles, right, columns, width }));
     };
-    if wanted > 1 {
-        // A panel that more than one task takes is packed once for all of them.
-        with_scratch(panels * inner * width, |packed: &mut [T]| {
-            right.pack(serial, width, packed);
-            let make = |panel: usize, i: usize| {
-                strip(panel, &packed[panel * inner * width..], i);
-            };
-            if long {
-                tasks(serial, strips, |i| (0..panels).for_each(|panel| make(panel, i)));
-            } else {
-                tasks(serial, panels * strips, |task| make(task / strips, task % strips));
+    // Panels that are packed together, and of each such group the pieces that tasks make.
+    let together = if long { panels } else { 1 };
+    let (groups, pieces) = (panels.div_ceil(together), if wanted == 1 { 1 } else { strips });
+    let group = |first: usize| first * together..panels.min((first + 1) * together);
+    let made = |packed: &[T], of: usize, piece: usize| {
+        for (panel, elements) in group(of).zip(packed.chunks(inner * width)) {
+            let strips = piece * strips / pieces..(piece + 1) * strips / pieces;
+            strips.for_each(|i| strip(panel, elements, i));
+        }
+    };
+    let packed = |_| PerThread::new(1, together * inner * width);
+    let by_each: Vec<_> = (0..groups).map(packed).collect();
+    let make_all = |for_all: Option<&[T]>| {
+        tasks(serial, groups * pieces, |task| {
+            let (of, piece) = (task / pieces, task % pieces);
+            match for_all {
+                Some(all) => made(&all[of * together * inner * width..], of, piece),
+                None => by_each[of].with(
+                    |out| right.pack_panels(group(of), width, out),
+                    |packed| made(packed, of, piece),
+                ),
             }
         });
+    };
+    if wanted == 1 || each_packs() {
+        make_all(None);
     } else {
-        tasks(serial, panels, |panel| {
-            with_scratch(inner * width, |elements: &mut [T]| {
-                let first = panel * width;
-                let width = panel_width::<T>(columns - first);
-                right.pack_panel(first, width, &mut elements[..inner * width]);
-                (0..strips).for_each(|i| strip(panel, elements, i));
-            });
+        with_scratch(panels * inner * width, |packed: &mut [T]| {
+            right.pack(width, packed);
+            make_all(Some(packed));
         });
     }
 }
@@ -413,6 +459,14 @@ pub(crate) mod tests {
                 }
                 out[i * right.columns + j] = <T as WithDType>::from_f64(sum);
             }
+        }
+    }
+
+    /// On as many threads as share one packed copy, and on as few as pack for themselves.
+    fn on_many_and_few(check: impl Fn() + Sync + Send) {
+        for threads in [2, 8] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(&check);
         }
     }
 
@@ -448,10 +502,12 @@ pub(crate) mod tests {
     /// Of full panels and one that is narrower, shared out, of each packed by one task and of packed ones.
     #[test]
     fn wide_products_equal_the_definition() {
-        for (m, n) in [(64, 784), (64, 560), (300, 784)] {
+        for (m, n) in [(64, 784), (64, 560), (300, 784), (100, 202), (300, 70), (190, 330)] {
             for t in [(false, false), (true, false), (false, true), (true, true)] {
-                check::<f32>(m, 80, n, t, 1e-6);
-                check::<f64>(m, 80, n, t, 1e-14);
+                on_many_and_few(|| {
+                    check::<f32>(m, 80, n, t, 1e-6);
+                    check::<f64>(m, 80, n, t, 1e-14);
+                });
             }
         }
     }
@@ -502,10 +558,12 @@ pub(crate) mod tests {
 
     #[test]
     fn wide_sums_of_products_equal_the_definition() {
-        for shape in [(512, 784), (300, 100), (1, 512), (784, 20)] {
+        for shape in [(512, 784), (300, 100), (1, 512), (784, 20), (100, 202)] {
             for rows in [[128, 64], [64, 300]] {
-                check_sum::<f32>(&rows, shape, 1e-6);
-                check_sum::<f64>(&rows, shape, 1e-14);
+                on_many_and_few(|| {
+                    check_sum::<f32>(&rows, shape, 1e-6);
+                    check_sum::<f64>(&rows, shape, 1e-14);
+                });
             }
         }
     }

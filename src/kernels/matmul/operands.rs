@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::kernels::Real;
 use crate::kernels::parallel::{Shared, for_each_chunk};
+use crate::kernels::prefetch::Prefetch;
 
 /// Rows of a tile: with four vectors of columns they fill 24 of the 32 registers of AVX-512, and with two 12 of the 16 of
 /// AVX2.
@@ -76,18 +77,28 @@ pub(crate) fn packed_left_len(rows: usize, inner: usize) -> usize {
 /// Packs a matrix that is stored with its rows side by side, `rows` elements for each inner index, tile by tile. The inner index
 /// runs over all of `parts`, one after the other.
 pub(crate) fn pack_left<T: Real>(parts: &[&[T]], rows: usize, inner: usize, packed: &mut [T]) {
-    for_each_chunk(packed, ROWS * inner, |offset, tile| {
+    /// Tiles that are packed at once, of whose rows whole lines are read.
+    const TILES: usize = 8;
+    /// Elements that are moved at once, in a vector or some: more than a tile has rows. Those beyond are written over by what comes next.
+    const MOVED: usize = 8;
+    /// Inner indices ahead of which lines are asked for.
+    const AHEAD: usize = 8;
+    for_each_chunk(packed, TILES * ROWS * inner, |offset, tiles| {
         let first = offset / inner;
-        let count = ROWS.min(rows - first);
-        let mut tile = tile.chunks_exact_mut(ROWS);
-        for part in parts {
-            for (from, out) in part.chunks_exact(rows).zip(&mut tile) {
-                let from = &from[first..][..count];
-                if count == ROWS {
-                    out.copy_from_slice(from);
-                } else {
-                    out[..count].copy_from_slice(from);
-                    out[count..].fill(T::zero());
+        let prefetch = Prefetch::new();
+        let stored = parts.iter().flat_map(|part| part.chunks_exact(rows));
+        for (p, from) in stored.enumerate() {
+            for (tile, row) in tiles.chunks_exact_mut(ROWS * inner).zip((first..).step_by(ROWS)) {
+                let (from, out) = (&from[row..], &mut tile[p * ROWS..]);
+                prefetch.to_write(out.as_ptr().wrapping_add(AHEAD * ROWS));
+                prefetch.to_read(from.as_ptr().wrapping_add(AHEAD * rows));
+                match (from.first_chunk::<MOVED>(), out.first_chunk_mut::<MOVED>()) {
+                    (Some(from), Some(out)) => *out = *from,
+                    _ => {
+                        let count = from.len().min(ROWS);
+                        out[..count].copy_from_slice(&from[..count]);
+                        out[count..ROWS].fill(T::zero());
+                    }
                 }
             }
         }
@@ -173,5 +184,35 @@ impl<'a, T: Copy> Place<'a, T> {
     /// The same for sums that are added to what is there.
     pub(crate) fn added(self) -> Self {
         Self { adds: true, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::tests::values;
+
+    /// Element by element: tiles of rows, zeros for rows beyond the last.
+    fn naive(parts: &[&[f64]], rows: usize) -> Vec<f64> {
+        let stored: Vec<&[f64]> = parts.iter().flat_map(|part| part.chunks_exact(rows)).collect();
+        let tile = |t: usize| {
+            let row = move |from: &&[f64], i: usize| from.get(t * ROWS + i).copied().unwrap_or(0.0);
+            stored.iter().flat_map(move |from| (0..ROWS).map(move |i| row(from, i)))
+        };
+        (0..rows.div_ceil(ROWS)).flat_map(tile).collect()
+    }
+
+    #[test]
+    fn a_left_operand_is_packed_tile_by_tile() {
+        for rows in (1..60).chain([95, 96, 97, 500]) {
+            for inner in [[1, 0], [0, 2], [3, 40], [120, 1]] {
+                let all = values::<f64>(rows * (inner[0] + inner[1]), 1);
+                let (first, second) = all.split_at(rows * inner[0]);
+                let inner = inner[0] + inner[1];
+                let mut packed = vec![f64::NAN; packed_left_len(rows, inner)];
+                pack_left(&[first, second], rows, inner, &mut packed);
+                assert_eq!(packed, naive(&[first, second], rows), "{rows} x {inner}");
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use pulp::Simd;
 use super::operands::{Left, Panels, Place, ROWS};
 use super::registers::InRegisters;
 use crate::kernels::Real;
+use crate::kernels::lanes::lanes;
 use crate::kernels::prefetch::LINE;
 
 /// Inner indices of one go: the rows of a tile then stay in the first level of the cache.
@@ -113,7 +114,7 @@ impl<T: Real, R: Receiver<T>> pulp::WithSimd for Multiply<'_, T, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
+        let lanes = lanes::<S, T>();
         // A register for each row and vector, and some to spare.
         let vectors = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
         match (self.right.width / lanes).min(vectors) {

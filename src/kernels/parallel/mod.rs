@@ -88,7 +88,12 @@ pub(crate) fn beside<A, B: Send>(
 
 /// Whether another thread may take part in what this one does.
 pub(crate) fn has_helpers() -> bool {
-    team::helpers() > 0
+    helpers() > 0
+}
+
+/// How many other threads may.
+pub(super) fn helpers() -> usize {
+    team::helpers()
 }
 
 /// A slice whose parts are written by several tasks at once, where no slice of slices can tell them apart: blocks of a

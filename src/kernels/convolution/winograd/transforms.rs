@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use pulp::{Simd, WithSimd};
 
 use crate::kernels::Real;
-use crate::kernels::matmul::Lanes;
+use crate::kernels::lanes::{Lanes, lanes};
 use crate::kernels::parallel::Shared;
 
 /// Channels that are moved together: a block.
@@ -218,7 +218,7 @@ where
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { from, to, moves, .. } = self;
-        let lanes = size_of::<T::Vector<S>>() / size_of::<T>();
+        let lanes = lanes::<S, T>();
         assert!(BLOCK.is_multiple_of(lanes), "groups of {BLOCK}");
         let most = |offsets: &[usize]| offsets.iter().fold(0, |most, &offset| most.max(offset));
         for Move { from: sources, to: places, blocks, steps } in moves {
