@@ -333,10 +333,10 @@ impl<T: Real> LeftOf<'_, T> {
     }
 }
 
-/// Whether each thread packs operands for itself instead of sharing one packed copy. It is more work in all, which as few threads as these
-/// do in less time than they would wait for each other's caches; of many, each would pack for longer than it multiplies.
+/// Whether each thread packs operands for itself instead of sharing one packed copy. It is more work in all, which few threads do in less
+/// time than they would wait for each other's caches. Many would pack for longer than they multiply.
 fn each_packs() -> bool {
-    /// Besides the one that brings the product.
+    /// Besides the thread that brings the product. One was measured; up to three, packing stays a small part of each one's share.
     const HELPERS: usize = 3;
     helpers() <= HELPERS
 }
