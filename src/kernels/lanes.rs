@@ -20,19 +20,12 @@ pub(crate) trait Lanes: Copy + 'static {
     fn multiply<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     fn divide<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     fn square_root<S: Simd>(simd: S, a: Self::Vector<S>) -> Self::Vector<S>;
-    /// What is below `low` becomes that, and what is above `high` that; NaN stays NaN.
-    fn within<S: Simd>(
+    /// Where the first of two is less than the second, as NaN never is, an element of `then`, and elsewhere one of `otherwise`.
+    fn if_less<S: Simd>(
         simd: S,
-        a: Self::Vector<S>,
-        low: Self::Vector<S>,
-        high: Self::Vector<S>,
-    ) -> Self::Vector<S>;
-    /// The same, but what is infinite stays so, too.
-    fn finite_within<S: Simd>(
-        simd: S,
-        a: Self::Vector<S>,
-        low: Self::Vector<S>,
-        high: Self::Vector<S>,
+        two: [Self::Vector<S>; 2],
+        then: Self::Vector<S>,
+        otherwise: Self::Vector<S>,
     ) -> Self::Vector<S>;
     /// Whether all are finite; their sum must not overflow.
     fn all_finite<S: Simd>(simd: S, a: Self::Vector<S>) -> bool;
@@ -77,16 +70,13 @@ impl Lanes for f32 {
     }
 
     #[inline(always)]
-    fn within<S: Simd>(simd: S, a: S::f32s, low: S::f32s, high: S::f32s) -> S::f32s {
-        let a = simd.select_f32s(simd.greater_than_f32s(a, high), high, a);
-        simd.select_f32s(simd.less_than_f32s(a, low), low, a)
-    }
-
-    #[inline(always)]
-    fn finite_within<S: Simd>(simd: S, a: S::f32s, low: S::f32s, high: S::f32s) -> S::f32s {
-        let clamped = <Self as Lanes>::within(simd, a, low, high);
-        let infinity = simd.splat_f32s(f32::INFINITY);
-        simd.select_f32s(simd.less_than_f32s(simd.abs_f32s(a), infinity), clamped, a)
+    fn if_less<S: Simd>(
+        simd: S,
+        [a, b]: [S::f32s; 2],
+        then: S::f32s,
+        otherwise: S::f32s,
+    ) -> S::f32s {
+        simd.select_f32s(simd.less_than_f32s(a, b), then, otherwise)
     }
 
     #[inline(always)]
@@ -134,16 +124,13 @@ impl Lanes for f64 {
     }
 
     #[inline(always)]
-    fn within<S: Simd>(simd: S, a: S::f64s, low: S::f64s, high: S::f64s) -> S::f64s {
-        let a = simd.select_f64s(simd.greater_than_f64s(a, high), high, a);
-        simd.select_f64s(simd.less_than_f64s(a, low), low, a)
-    }
-
-    #[inline(always)]
-    fn finite_within<S: Simd>(simd: S, a: S::f64s, low: S::f64s, high: S::f64s) -> S::f64s {
-        let clamped = <Self as Lanes>::within(simd, a, low, high);
-        let infinity = simd.splat_f64s(f64::INFINITY);
-        simd.select_f64s(simd.less_than_f64s(simd.abs_f64s(a), infinity), clamped, a)
+    fn if_less<S: Simd>(
+        simd: S,
+        [a, b]: [S::f64s; 2],
+        then: S::f64s,
+        otherwise: S::f64s,
+    ) -> S::f64s {
+        simd.select_f64s(simd.less_than_f64s(a, b), then, otherwise)
     }
 
     #[inline(always)]

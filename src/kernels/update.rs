@@ -156,8 +156,8 @@ where
         assert!(places.len().is_multiple_of(lanes), "whole vectors");
         let on_vector = to[0].addr().is_multiple_of(size_of::<T::Vector<S>>());
         assert!(!PAST_CACHES || on_vector || places.is_empty(), "a vector begins on its size");
-        let [low, zero, high] =
-            [-self.bound, 0.0, self.bound].map(|x| T::splat(simd, <T as WithDType>::from_f64(x)));
+        let (formula, bound) = (self.formula, self.bound);
+        let zero = T::splat(simd, T::zero());
         let prefetch = Prefetch::new();
         // Stays 0 while the first target is finite.
         let mut zeros = zero;
@@ -176,9 +176,9 @@ where
                     simd,
                     vector: x.add(i).cast::<T::Vector<S>>().read_unaligned(),
                 };
-                let mut new = self.formula.apply(to.map(|x| vector(x)), from.map(vector));
+                let mut new = formula.apply(to.map(|x| vector(x)), from.map(vector));
                 zeros = T::multiply_add(simd, new[0].vector, zero, zeros);
-                new[0].vector = T::finite_within(simd, new[0].vector, low, high);
+                new[0] = new[0].clone().finite_within(bound);
                 for (target, (x, new)) in to.iter().zip(new).enumerate() {
                     let x = x.add(i).cast::<T::Vector<S>>();
                     match PAST_CACHES && target == 0 {
@@ -233,6 +233,20 @@ impl<S: Simd, T: Real> Vector<S, T> {
     fn all(&self, x: f64) -> Self {
         Self { vector: T::splat(self.simd, <T as WithDType>::from_f64(x)), ..*self }
     }
+
+    #[inline(always)]
+    fn if_less(&self, [a, b]: [&Self; 2], then: &Self, otherwise: &Self) -> Self {
+        let vector = T::if_less(self.simd, [a.vector, b.vector], then.vector, otherwise.vector);
+        Self { vector, ..*self }
+    }
+
+    /// Clamped to `[-bound, bound]` where it is finite.
+    #[inline(always)]
+    fn finite_within(self, bound: f64) -> Self {
+        let clamped = self.clone().clamp(-bound, bound);
+        let below = self.if_less([&self, &self.all(f64::INFINITY)], &clamped, &self);
+        self.if_less([&self.all(f64::NEG_INFINITY), &self], &below, &self)
+    }
 }
 
 impl<S: Simd, T: Real> Number for Vector<S, T> {
@@ -256,7 +270,8 @@ impl<S: Simd, T: Real> Number for Vector<S, T> {
     #[inline(always)]
     fn clamp(self, low: f64, high: f64) -> Self {
         let (low, high) = (self.all(low), self.all(high));
-        Self { vector: T::within(self.simd, self.vector, low.vector, high.vector), ..self }
+        let below = self.if_less([&high, &self], &high, &self);
+        self.if_less([&below, &low], &low, &below)
     }
 }
 
