@@ -3,6 +3,25 @@
 //! A core that writes to a line of memory has to have it for itself. Where others have read the line, they are told to let go of it
 //! first, and the stores after it wait: between cores that do not share a cache, for longer than memory takes. What is written past the
 //! caches is on its way to memory at once, and nobody waits. Whoever reads it next reads it from there.
+//!
+//! Between cores that share their last cache the lines come sooner than from memory. Then it is better left to the caches.
+
+/// Whether cores of this machine may be so far from each other that what all have read is better written past the caches.
+///
+/// Those of one of AMD's processors sit in groups, each with a cache of its own. All of one of Intel's share the last one.
+pub(super) fn pays() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::sync::LazyLock;
+        static IN_GROUPS: LazyLock<bool> = LazyLock::new(|| {
+            let vendor = raw_cpuid::CpuId::new().get_vendor_info();
+            vendor.is_some_and(|vendor| vendor.as_str() == "AuthenticAMD")
+        });
+        *IN_GROUPS
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
 
 /// Writes a vector past the caches, where the machine has an instruction for it.
 ///

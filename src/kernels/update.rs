@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 
 use super::lanes::{Lanes, lanes};
 use super::parallel::{SERIAL, for_each_chunk_of, has_helpers};
-use super::past_caches::{fence, write_past_caches};
+use super::past_caches::{self, fence, write_past_caches};
 use super::prefetch::{LINE, Prefetch};
 use super::{CHUNK, Real};
 
@@ -63,7 +63,7 @@ const AHEAD: usize = 512;
 /// length.
 ///
 /// With a bound the first target is a parameter, whose finite elements are clamped to `[-bound, bound]`. Where threads share the work, it
-/// is [written past their caches](super::past_caches): each core has read all of it.
+/// is [written past their caches](super::past_caches) if that pays: each core has read all of it.
 pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     targets: [&mut [T]; TARGETS],
     sources: [&[T]; SOURCES],
@@ -75,7 +75,7 @@ pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     let lens = targets.iter().map(|target| target.len()).chain(sources.map(<[T]>::len));
     assert!({ lens }.all(|other| other == len), "tensors of different sizes");
     let serial = len <= SERIAL;
-    let past_caches = bound.is_some() && !serial && has_helpers();
+    let past_caches = bound.is_some() && !serial && has_helpers() && past_caches::pays();
     let bound = bound.unwrap_or(f64::INFINITY);
     let pieces = targets.map(|target| (target, CHUNK));
     for_each_chunk_of(serial, pieces, |number, targets| {
