@@ -26,35 +26,34 @@ use wgan::zoo::{
 };
 use wgan::{Critic, Generator, ModelBuilder, Network, TrainConfig, WganTrainer};
 
-/// Model with its width, strategy, batch, timed generator steps.
-const ROWS: &[(&str, &str, usize, usize)] = &[
-    ("mlp", "clip", 64, 150),
-    ("mlp", "gp", 64, 100),
-    ("dcgan32-32", "clip", 64, 10),
-    ("dcgan32-32", "gp", 64, 6),
-    ("dcgan32-64", "clip", 64, 4),
-    ("mlp", "clip", 256, 50),
-    ("mlp", "gp", 256, 30),
-    ("dcgan32-32", "clip", 256, 3),
-    ("dcgan32-32", "gp", 256, 2),
-    ("dcgan28-32", "clip", 64, 8),
-    ("dcgan28-32", "gp", 64, 5),
-    ("dcgan28-32", "gp", 256, 2),
-    ("dcgan64-32", "clip", 64, 2),
-    ("dcgan64-32", "gp", 64, 2),
-    ("dcgan64-32", "gp", 256, 1),
-    ("resnet32-32", "gp", 64, 2),
-    ("resnet32-32", "gp", 256, 1),
-    ("resnet32-128", "gp", 64, 1),
-    ("resnet32-128", "gp", 256, 1),
-    ("resnet64-16", "gp", 64, 1),
-    ("resnet64-16", "gp", 256, 1),
-    ("resnet64-64", "gp", 64, 1),
-    ("resnet64-64", "gp", 256, 1),
+/// Model with its width, strategy, batch, generator steps before the clock starts, timed ones.
+const ROWS: &[(&str, &str, usize, usize, usize)] = &[
+    ("mlp", "clip", 64, 2, 150),
+    ("mlp", "gp", 64, 2, 100),
+    ("dcgan32-32", "clip", 64, 2, 10),
+    ("dcgan32-32", "gp", 64, 2, 6),
+    ("dcgan32-64", "clip", 64, 2, 4),
+    ("mlp", "clip", 256, 2, 50),
+    ("mlp", "gp", 256, 2, 30),
+    ("dcgan32-32", "clip", 256, 2, 3),
+    ("dcgan32-32", "gp", 256, 2, 2),
+    ("dcgan28-32", "clip", 64, 2, 8),
+    ("dcgan28-32", "gp", 64, 2, 5),
+    ("dcgan28-32", "gp", 256, 2, 2),
+    ("dcgan64-32", "clip", 64, 2, 2),
+    ("dcgan64-32", "gp", 64, 2, 2),
+    ("dcgan64-32", "gp", 256, 2, 1),
+    ("resnet32-32", "gp", 64, 2, 2),
+    ("resnet32-32", "gp", 256, 2, 1),
+    ("resnet32-128", "gp", 64, 2, 1),
+    ("resnet32-128", "gp", 256, 1, 1),
+    ("resnet64-16", "gp", 64, 2, 1),
+    ("resnet64-16", "gp", 256, 1, 1),
+    ("resnet64-64", "gp", 64, 1, 1),
+    ("resnet64-64", "gp", 256, 0, 1),
 ];
 
 const N_CRITIC: usize = 5;
-const WARM_UP: usize = 2;
 
 #[derive(Parser)]
 struct Arguments {
@@ -70,8 +69,8 @@ struct Arguments {
     /// Only rows whose beginning, such as `dcgan32-32 gp`, contains this
     #[arg(long, default_value = "")]
     filter: String,
-    /// Measures one row in this process: MODEL STRATEGY BATCH STEPS
-    #[arg(long, num_args = 4, hide = true)]
+    /// Measures one row in this process: MODEL STRATEGY BATCH WARM_UP STEPS
+    #[arg(long, num_args = 5, hide = true)]
     one: Option<Vec<String>>,
     /// Cargo passes this to every benchmark.
     #[arg(long, hide = true)]
@@ -90,8 +89,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     match arguments.one.as_deref() {
-        Some([model, strategy, batch, steps]) => {
-            measure(model, strategy, batch.parse()?, steps.parse()?)
+        Some([model, strategy, batch, warm_up, steps]) => {
+            let steps = Steps { warm_up: warm_up.parse()?, timed: steps.parse()? };
+            measure(model, strategy, batch.parse()?, steps)
         }
         _ => compare(arguments),
     }
@@ -132,24 +132,24 @@ fn compare(arguments: &Arguments) -> Result<()> {
         "| model | strategy | batch | PyTorch, ms | wgan, ms | ratio | PyTorch, MiB | wgan, MiB | between cores, ns | matrix peak, GFLOP/s | share of it |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    for (model, strategy, batch, steps) in ROWS {
+    for (model, strategy, batch, warm_up, steps) in ROWS {
         if !format!("{model} {strategy} {batch}").contains(&arguments.filter) {
             continue;
         }
-        let row =
-            [(*model).to_owned(), (*strategy).to_owned(), batch.to_string(), steps.to_string()];
+        let [batch, warm_up, steps] = [batch, warm_up, steps].map(ToString::to_string);
+        let row = [*model, *strategy, &batch, &warm_up, &steps];
         let threads = arguments.threads.to_string();
         let (mut theirs, mut ours, mut between) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.rounds.max(1) {
             between.push(nanoseconds_between_cores());
             theirs.push(Figures::of(
-                Command::new(&arguments.python).arg(script).args(&row).arg(&threads),
+                Command::new(&arguments.python).arg(script).args(row).arg(&threads),
             )?);
             between.push(nanoseconds_between_cores());
             ours.push(Figures::of(
                 Command::new(std::env::current_exe()?)
                     .arg("--one")
-                    .args(&row)
+                    .args(row)
                     .env("RAYON_NUM_THREADS", &threads)
                     .env("CANDLE_NUM_THREADS", &threads),
             )?);
@@ -214,7 +214,14 @@ fn nanoseconds_between_cores() -> f64 {
     })
 }
 
-fn measure(model: &str, strategy: &str, batch: usize, steps: usize) -> Result<()> {
+/// Generator steps before the clock starts, and timed ones.
+#[derive(Clone, Copy)]
+struct Steps {
+    warm_up: usize,
+    timed: usize,
+}
+
+fn measure(model: &str, strategy: &str, batch: usize, steps: Steps) -> Result<()> {
     let (kind, width) = model.split_once('-').unwrap_or((model, "0"));
     let width = width.parse()?;
     let build = ModelBuilder::new(0);
@@ -284,7 +291,7 @@ fn time<G: Generator, C: Critic>(
     shape: &[usize],
     strategy: &str,
     batch: usize,
-    steps: usize,
+    Steps { warm_up, timed }: Steps,
 ) -> Result<()> {
     let shape = [&[4 * batch], shape].concat();
     let samples: Tensor =
@@ -294,13 +301,14 @@ fn time<G: Generator, C: Critic>(
     let config = TrainConfig {
         batch_size: batch,
         n_critic: N_CRITIC,
-        generator_steps: (WARM_UP + steps) as u64,
+        generator_steps: (warm_up + timed) as u64,
         ..paper
     };
     let history = WganTrainer::new(generator, critic, config)?.fit(&data)?;
-    let ends: Vec<f64> = history.iter().map(|record| record.seconds).collect();
+    let ends = history.iter().map(|record| record.seconds);
+    let ends: Vec<f64> = std::iter::once(0.0).chain(ends).collect();
     let mut seconds: Vec<f64> =
-        ends.windows(2).skip(WARM_UP - 1).map(|pair| pair[1] - pair[0]).collect();
+        ends.windows(2).skip(warm_up).map(|pair| pair[1] - pair[0]).collect();
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2] / N_CRITIC as f64;
     println!("{{\"seconds\": {median}, \"peak_mib\": {}}}", peak_mib());

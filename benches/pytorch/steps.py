@@ -1,13 +1,13 @@
 """Times training steps of a PyTorch twin; `cargo bench --bench against_pytorch` calls it.
 
-    python steps.py MODEL STRATEGY BATCH STEPS THREADS
+    python steps.py MODEL STRATEGY BATCH WARM_UP STEPS THREADS
 
 An iteration is one critic step and a fifth of a generator step, written as a careful PyTorch
 program has it: real and generated samples in one pass, no graph for the generator in the
 critic's step, no gradients for the critic in the generator's. Prints one line of JSON:
 the median seconds of an iteration, the process's peak memory, the floating-point operations
 of the convolutions and matrix products that an iteration needs, and how many a second a large
-product makes.
+product makes. WARM_UP generator steps, each with its critic steps, go before the STEPS that are timed.
 """
 
 import json
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 import models
 
-N_CRITIC, WARM_UP = 5, 2
+N_CRITIC = 5
 
 
 def build(name):
@@ -81,7 +81,7 @@ def matrix_peak():
     return 2 * 2048 * 1024 * 1024 / best
 
 
-def main(name, strategy, batch, steps, threads):
+def main(name, strategy, batch, warm_up, steps, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     generator, critic, shape, latent = build(name)
@@ -127,12 +127,12 @@ def main(name, strategy, batch, steps, threads):
         return counter.total
 
     seconds = []
-    for step in range(WARM_UP + steps):
+    for step in range(warm_up + steps):
         start = time.perf_counter()
         for _ in range(N_CRITIC):
             critic_step()
         generator_step()
-        if step >= WARM_UP:
+        if step >= warm_up:
             seconds.append((time.perf_counter() - start) / N_CRITIC)
     seconds.sort()
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -142,4 +142,4 @@ def main(name, strategy, batch, steps, threads):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:7]))
