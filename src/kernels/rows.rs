@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 use candle_core::WithDType;
 
-use super::parallel::{SERIAL, for_each_chunk, for_each_chunk_of, made_in_chunks};
+use super::parallel::{SERIAL, for_each_chunk_of, made_in_chunks};
 use super::{Real, vectorised};
 
 /// Partial sums of a row, so that the loop over it vectorises.
@@ -59,19 +59,18 @@ pub(crate) fn gathered<T: Real>(x: &[T], size: usize, indices: &[usize]) -> Vec<
 /// the biased variance.
 pub(crate) fn standardise<T: Real>(x: &[T], size: usize, eps: f64) -> (Vec<T>, Vec<T>) {
     let real = <T as WithDType>::from_f64;
-    let mut out = vec![T::zero(); x.len()];
-    let mut scales = vec![T::zero(); x.len() / size.max(1)];
-    let work = |x: &[T], out: &mut [T], scale: &mut T| {
+    let (len, count) = (x.len(), x.len() / size.max(1));
+    let (mut out, mut scales) = (Vec::with_capacity(len), Vec::with_capacity(count));
+    let work = |x: &[T], out: &mut [MaybeUninit<T>], scale: &mut MaybeUninit<T>| {
         vectorised(
             #[inline(always)]
             move || {
                 let count = size as f64;
                 let mean = row_sums([x], |[x]| [x])[0] / count;
                 let variance = row_sums([x], |[x]| [(x - mean) * (x - mean)])[0] / count;
-                *scale = real(1.0 / (variance + eps).sqrt());
-                let (mean, scale) = (real(mean), *scale);
+                let (mean, scale) = (real(mean), *scale.write(real(1.0 / (variance + eps).sqrt())));
                 for (out, &x) in out.iter_mut().zip(x) {
-                    *out = (x - mean) * scale;
+                    out.write((x - mean) * scale);
                 }
             },
         );
@@ -79,10 +78,16 @@ pub(crate) fn standardise<T: Real>(x: &[T], size: usize, eps: f64) -> (Vec<T>, V
     if size == 0 {
         return (out, scales);
     }
-    let serial = x.len() <= SERIAL;
-    for_each_chunk_of(serial, [(&mut out, size), (&mut scales, 1)], |row, [out, scale]| {
+    let rows = &mut out.spare_capacity_mut()[..len];
+    let pieces = [(rows, size), (&mut scales.spare_capacity_mut()[..count], 1)];
+    for_each_chunk_of(len <= SERIAL, pieces, |row, [out, scale]| {
         work(&x[row * size..][..size], out, &mut scale[0]);
     });
+    // SAFETY: the rows cover all elements, each of which was written, and each row's scale.
+    unsafe {
+        out.set_len(len);
+        scales.set_len(count);
+    }
     (out, scales)
 }
 
@@ -95,9 +100,8 @@ pub(crate) fn standardise_gradient<T: Real>(
     size: usize,
 ) -> Vec<T> {
     let real = <T as WithDType>::from_f64;
-    let mut out = vec![T::zero(); y.len()];
     assert!(gradient.len() == y.len() && scales.len() * size == y.len(), "a gradient for each");
-    for_each_chunk(&mut out, size, |offset, out| {
+    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
         let (g, y) = (&gradient[offset..][..size], &y[offset..][..size]);
         let scale = scales[offset / size];
         vectorised(
@@ -106,12 +110,13 @@ pub(crate) fn standardise_gradient<T: Real>(
                 let [mean, along] = row_sums([g, y], |[g, y]| [g, g * y]).map(|s| s / size as f64);
                 let (mean, along) = (real(mean), real(along));
                 for (out, (&g, &y)) in out.iter_mut().zip(g.iter().zip(y)) {
-                    *out = scale * (g - mean - y * along);
+                    out.write(scale * (g - mean - y * along));
                 }
             },
         );
-    });
-    out
+    };
+    // SAFETY: a piece is one row, as long as those of `g` and `y`, so every element is written.
+    unsafe { made_in_chunks(y.len(), size, y.len() <= SERIAL, work) }
 }
 
 /// The gradient of `sum(u * standardise_gradient(g))` for the input of [`standardise`].
@@ -125,10 +130,9 @@ pub(crate) fn standardise_second<T: Real>(
     size: usize,
 ) -> Vec<T> {
     let real = <T as WithDType>::from_f64;
-    let mut out = vec![T::zero(); y.len()];
     assert!(gradient.len() == y.len() && u.len() == y.len(), "a gradient for each");
     assert!(scales.len() * size == y.len(), "a scale for each row");
-    for_each_chunk(&mut out, size, |offset, out| {
+    let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
         let [u, g, y] = [u, gradient, y].map(|x| &x[offset..][..size]);
         let scale = scales[offset / size];
         vectorised(
@@ -140,12 +144,13 @@ pub(crate) fn standardise_second<T: Real>(
                 let shift = real(q * mean_u + p * mean_g);
                 let (p, q, factor) = (real(p), real(q), scale * scale);
                 for (out, (&u, (&g, &y))) in out.iter_mut().zip(u.iter().zip(g.iter().zip(y))) {
-                    *out = factor * (y * for_y - q * u - p * g + shift);
+                    out.write(factor * (y * for_y - q * u - p * g + shift));
                 }
             },
         );
-    });
-    out
+    };
+    // SAFETY: as above.
+    unsafe { made_in_chunks(y.len(), size, y.len() <= SERIAL, work) }
 }
 
 #[cfg(test)]
