@@ -6,18 +6,17 @@
 //!
 //! Between cores that share their last cache the lines come sooner than from memory. Then it is better left to the caches.
 
-/// Whether cores of this machine may be so far from each other that what all have read is better written past the caches.
-///
-/// Those of one of AMD's processors sit in groups, each with a cache of its own. All of one of Intel's share the last one.
+/// Whether to write past the caches what all cores have read, as far as the processor tells: on AMD's, whose cores sit in groups with a
+/// cache each, it was measured to pay, and on Intel's, whose cores share the last one, to cost.
 pub(super) fn pays() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         use std::sync::LazyLock;
-        static IN_GROUPS: LazyLock<bool> = LazyLock::new(|| {
+        static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
             let vendor = raw_cpuid::CpuId::new().get_vendor_info();
             vendor.is_some_and(|vendor| vendor.as_str() == "AuthenticAMD")
         });
-        *IN_GROUPS
+        *IS_AMD
     }
     #[cfg(not(target_arch = "x86_64"))]
     false

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::parallel::{SERIAL, made_in_chunks};
+use super::parallel::{PIECE, SERIAL, made_in_chunks};
 use super::{Real, vectorised};
 
 /// The sum of each `down` x `right` window of planes of `width` columns whose height is a multiple of `down` and whose
@@ -13,14 +13,14 @@ pub(crate) fn sum_windows<T: Real>(
     [down, right]: [usize; 2],
     scale: T,
 ) -> Vec<T> {
-    // SAFETY: each element of a row is written.
+    // SAFETY: each element that is given is written.
     unsafe {
         made_by_rows(
             x.len() / (down * right),
             width / right,
             #[inline(always)]
-            move |row, out| {
-                let rows = &x[row * down * width..][..down * width];
+            move |number, out| {
+                let rows = &x[number * down * width..][..down * width];
                 if [down, right] == [2, 2] {
                     return sum_pairs(rows.split_at(width), scale, out);
                 }
@@ -46,8 +46,8 @@ pub(crate) fn repeat_windows<T: Real>(
             x.len() * down * right,
             width * right,
             #[inline(always)]
-            move |row, out| {
-                let x = &x[row / down * width..][..width];
+            move |number, out| {
+                let x = &x[number / down * width..][..width];
                 if right == 2 {
                     return repeat_pairs(x, scale, out);
                 }
@@ -59,35 +59,34 @@ pub(crate) fn repeat_windows<T: Real>(
     }
 }
 
-/// A vector of `len` elements in rows of `width`: `row` is given each row's number and memory.
+/// A vector of `len` elements in rows of `width`: `write_row` is given each row's number and memory.
 ///
 /// # Safety
-/// `row` must write every element that it is given.
+/// `write_row` must write every element that it is given.
 unsafe fn made_by_rows<T: Real>(
     len: usize,
     width: usize,
-    row: impl Fn(usize, &mut [MaybeUninit<T>]) + Copy + Sync,
+    write_row: impl Fn(usize, &mut [MaybeUninit<T>]) + Copy + Sync,
 ) -> Vec<T> {
-    /// Elements of a piece, rounded to whole rows.
-    const PIECE: usize = 4 * 1024;
     if len == 0 {
         return Vec::new();
     }
+    assert!(len.is_multiple_of(width), "{len} elements in rows of {width}");
     let work = |offset: usize, out: &mut [MaybeUninit<T>]| {
         vectorised(
             #[inline(always)]
             move || {
-                let rows = out.chunks_exact_mut(width);
-                rows.zip(offset / width..).for_each(|(out, number)| row(number, out));
+                let rows = out.chunks_exact_mut(width).zip(offset / width..);
+                rows.for_each(|(out, number)| write_row(number, out));
             },
         );
     };
-    let piece = (PIECE / width).max(1) * width;
-    // SAFETY: a piece is whole rows, each of which is written, as the caller vouches.
+    let piece = PIECE.div_ceil(width) * width;
+    // SAFETY: all pieces are whole rows, the last by the assertion, and each row is written, as the caller vouches.
     unsafe { made_in_chunks(len, piece, len <= SERIAL, work) }
 }
 
-/// Elements beside the windows of two that are made at once: a loop whose length the compiler knows becomes vectors.
+/// Windows of two columns that are made at once: a loop whose length the compiler knows becomes vectors.
 const AT_ONCE: usize = 8;
 
 #[inline(always)]
@@ -130,19 +129,30 @@ fn repeat_pairs<T: Real>(row: &[T], scale: T, out: &mut [MaybeUninit<T>]) {
 mod tests {
     use super::*;
     use crate::kernels::tests::values;
+    use candle_core::WithDType;
     use proptest::prelude::*;
 
-    /// By the definition, each row of a window added up before the rows are.
+    /// By the definition, each row of a window added up before the rows are, to the bit.
     fn check<T: Real>([planes, height, width]: [usize; 3], window: [usize; 2]) {
         let [down, right] = window;
-        let small = values::<T>(planes * height * width, 1);
-        let large = values::<T>(small.len() * down * right, 2);
-        let scale = <T as candle_core::WithDType>::from_f64(0.3);
+        let number = <T as WithDType>::from_f64;
+        let mut small = values::<T>(planes * height * width, 1);
+        let mut large = values::<T>(small.len() * down * right, 2);
+        for x in [&mut small, &mut large] {
+            let zeros = x.iter_mut().skip(planes % 5).step_by(3);
+            zeros.enumerate().for_each(|(i, x)| *x = number([0.0, -0.0][i % 2]));
+            let infinite = x.iter_mut().skip(height % 7).step_by(19);
+            infinite.enumerate().for_each(|(i, x)| *x = [T::infinity(), -T::infinity()][i % 2]);
+        }
+        // A sum of 0 becomes -0.
+        let scale = number(-0.3);
+        let bits = |x: T| (!x.is_nan()).then(|| WithDType::to_f64(x).to_bits());
         let repeated = (0..large.len()).map(|i| {
             let (row, column) = (i / (width * right), i % (width * right));
             scale * small[row / down * width + column / right]
         });
-        assert!(repeated.eq(repeat_windows(&small, width, window, scale)), "repeated");
+        let got = repeat_windows(&small, width, window, scale);
+        assert!(repeated.map(bits).eq(got.into_iter().map(bits)), "repeated");
         let sums = (0..small.len()).map(|i| {
             let (row, column) = (i / width * down, i % width * right);
             let row = |d: usize| {
@@ -151,7 +161,8 @@ mod tests {
             };
             (0..down).map(row).fold(T::zero(), |sum, x| sum + x) * scale
         });
-        assert!(sums.eq(sum_windows(&large, width * right, window, scale)), "sums");
+        let got = sum_windows(&large, width * right, window, scale);
+        assert!(sums.map(bits).eq(got.into_iter().map(bits)), "sums");
     }
 
     proptest! {
@@ -165,11 +176,11 @@ mod tests {
         }
     }
 
-    /// Rows shorter than what is made at once, as long, longer; shared out or not.
+    /// Rows shorter than what is made at once, as long, longer; of no columns; all on one thread and shared out.
     #[test]
     fn pairs_equal_the_definition() {
-        for width in [1, 7, 8, 9, 16, 33, 5000] {
-            for planes in [1, 300] {
+        for width in [0, 1, 7, 8, 9, 16, 33, 1000, 5000] {
+            for planes in [1, SERIAL / (3 * width.max(1)) + 1] {
                 check::<f32>([planes, 3, width], [2, 2]);
                 check::<f64>([planes, 3, width], [2, 2]);
             }

@@ -76,6 +76,7 @@ pub(crate) fn standardise<T: Real>(x: &[T], size: usize, eps: f64) -> (Vec<T>, V
         );
     };
     if size == 0 {
+        assert!(x.is_empty(), "{len} elements in rows of none");
         return (out, scales);
     }
     let rows = &mut out.spare_capacity_mut()[..len];
@@ -83,7 +84,7 @@ pub(crate) fn standardise<T: Real>(x: &[T], size: usize, eps: f64) -> (Vec<T>, V
     for_each_chunk_of(len <= SERIAL, pieces, |row, [out, scale]| {
         work(&x[row * size..][..size], out, &mut scale[0]);
     });
-    // SAFETY: the rows cover all elements, each of which was written, and each row's scale.
+    // SAFETY: whole rows, as there is a scale for each piece, cover all elements; each was written, and its scale.
     unsafe {
         out.set_len(len);
         scales.set_len(count);
@@ -149,7 +150,7 @@ pub(crate) fn standardise_second<T: Real>(
             },
         );
     };
-    // SAFETY: as above.
+    // SAFETY: a piece is one row, as long as those of `u`, `g` and `y`, so every element is written.
     unsafe { made_in_chunks(y.len(), size, y.len() <= SERIAL, work) }
 }
 
@@ -214,7 +215,34 @@ mod tests {
                 assert_close(&got[..small], &naive_gradient(&g[..small], &x[..small], size), 1e-12);
             }
         }
-        assert_eq!(standardise::<f32>(&[], 0, EPS), (vec![], vec![]));
+    }
+
+    /// All rows of a loop that is shared out, each to the bit what it is by itself.
+    #[test]
+    fn each_row_is_made_for_itself() {
+        let (rows, size) = (70, 1000);
+        let [x, g, u] = [1, 2, 3].map(|seed| values::<f32>(rows * size, seed));
+        let (y, scales) = standardise(&x, size, EPS);
+        let gradient = standardise_gradient(&g, &y, &scales, size);
+        let second = standardise_second(&u, &g, &y, &scales, size);
+        for row in 0..rows {
+            let of = |x: &[f32]| x[row * size..][..size].to_vec();
+            let (alone, scale) = standardise(&of(&x), size, EPS);
+            assert_eq!((&alone, scale[0]), (&of(&y), scales[row]), "row {row}");
+            let alone = standardise_gradient(&of(&g), &of(&y), &scale, size);
+            assert_eq!(alone, of(&gradient), "row {row}");
+            let alone = standardise_second(&of(&u), &of(&g), &of(&y), &scale, size);
+            assert_eq!(alone, of(&second), "row {row}");
+        }
+    }
+
+    #[test]
+    fn there_may_be_no_rows() {
+        for size in [0, 5] {
+            assert_eq!(standardise::<f32>(&[], size, EPS), (vec![], vec![]));
+            assert!(standardise_gradient::<f32>(&[], &[], &[], size).is_empty());
+            assert!(standardise_second::<f32>(&[], &[], &[], &[], size).is_empty());
+        }
     }
 
     /// Against central differences of the naive first derivative.

@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 
 use super::lanes::{Lanes, lanes};
 use super::parallel::{SERIAL, for_each_chunk_of, has_helpers};
-use super::past_caches::{self, fence, write_past_caches};
+use super::past_caches::{fence, pays, write_past_caches};
 use super::prefetch::{LINE, Prefetch};
 use super::{CHUNK, Real};
 
@@ -70,12 +70,23 @@ pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     formula: &impl Formula<TARGETS, SOURCES>,
     bound: Option<f64>,
 ) -> bool {
+    let past_caches = bound.is_some() && has_helpers() && pays();
+    update_with(targets, sources, formula, bound, past_caches)
+}
+
+fn update_with<T: Real, const TARGETS: usize, const SOURCES: usize>(
+    targets: [&mut [T]; TARGETS],
+    sources: [&[T]; SOURCES],
+    formula: &impl Formula<TARGETS, SOURCES>,
+    bound: Option<f64>,
+    past_caches: bool,
+) -> bool {
     let finite = AtomicBool::new(true);
     let len = targets[0].len();
     let lens = targets.iter().map(|target| target.len()).chain(sources.map(<[T]>::len));
     assert!({ lens }.all(|other| other == len), "tensors of different sizes");
     let serial = len <= SERIAL;
-    let past_caches = bound.is_some() && !serial && has_helpers() && past_caches::pays();
+    let past_caches = past_caches && !serial;
     let bound = bound.unwrap_or(f64::INFINITY);
     let pieces = targets.map(|target| (target, CHUNK));
     for_each_chunk_of(serial, pieces, |number, targets| {
@@ -325,8 +336,11 @@ mod tests {
     fn every_element_has_its_formula() {
         for n in [0, 1, 7, 40, CHUNK, CHUNK + 1, SERIAL, 5 * CHUNK + 5] {
             for bound in [None, Some(f64::INFINITY), Some(0.3)] {
-                check::<f32>(n, bound, |to, from| _ = update(to, from, &Everything, bound));
-                check::<f64>(n, bound, |to, from| _ = update(to, from, &Everything, bound));
+                for past_caches in [false, true] {
+                    let (f, with) = (&Everything, past_caches);
+                    check::<f32>(n, bound, |to, from| _ = update_with(to, from, f, bound, with));
+                    check::<f64>(n, bound, |to, from| _ = update_with(to, from, f, bound, with));
+                }
             }
         }
     }

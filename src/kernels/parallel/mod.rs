@@ -11,7 +11,7 @@ use std::ops::Range;
 pub(super) const SERIAL: usize = 48 * 1024;
 
 /// Elements that a task takes at least, to pay for being handed over.
-const PIECE: usize = 4 * 1024;
+pub(super) const PIECE: usize = 4 * 1024;
 
 /// Cuts `out` into pieces of `size` elements and calls `work` with each piece and its offset.
 ///
