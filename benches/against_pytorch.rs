@@ -37,8 +37,8 @@ const fn steps(warm_up: usize, timed: usize) -> Steps {
     Steps { warm_up, timed }
 }
 
-/// Model with its width, strategy, batch, steps. What takes PyTorch tens of seconds a critic step has less of a warm-up, and what takes
-/// minutes none: it begins cold on both sides.
+/// Model with its width, strategy, batch, steps. Where PyTorch takes a minute or more a generator step there is less of a warm-up, and where
+/// it takes ten none: such a row begins cold on both sides.
 const ROWS: &[(&str, &str, usize, Steps)] = &[
     ("mlp", "clip", 64, steps(2, 150)),
     ("mlp", "gp", 64, steps(2, 100)),

@@ -8,7 +8,7 @@
 
 /// Whether to write past the caches what all cores have read, as far as the processor tells: on AMD's, whose cores sit in groups with a
 /// cache each, it was measured to pay, and on Intel's, whose cores share the last one, to cost.
-pub(super) fn pays() -> bool {
+pub(super) fn better_past_caches() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         use std::sync::LazyLock;

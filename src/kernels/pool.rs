@@ -86,42 +86,25 @@ unsafe fn made_by_rows<T: Real>(
     unsafe { made_in_chunks(len, piece, len <= SERIAL, work) }
 }
 
-/// Windows of two columns that are made at once: a loop whose length the compiler knows becomes vectors.
-const AT_ONCE: usize = 8;
-
 #[inline(always)]
 fn sum<T: Real>(window: &[T]) -> T {
     window.iter().fold(T::zero(), |sum, &x| sum + x)
 }
 
-/// The sums of the 2 x 2 windows of two rows, times `scale`.
+/// The sums of the 2 x 2 windows of two rows, times `scale`: a size that the compiler knows becomes vectors.
 #[inline(always)]
 fn sum_pairs<T: Real>((top, bottom): (&[T], &[T]), scale: T, out: &mut [MaybeUninit<T>]) {
-    let (pieces, rest) = out.as_chunks_mut::<AT_ONCE>();
-    let [(top, top_rest), (bottom, bottom_rest)] =
-        [top, bottom].map(|row| row.as_chunks::<{ 2 * AT_ONCE }>());
-    for (out, (top, bottom)) in pieces.iter_mut().zip(top.iter().zip(bottom)) {
-        for (i, out) in out.iter_mut().enumerate() {
-            out.write((sum(&top[2 * i..][..2]) + sum(&bottom[2 * i..][..2])) * scale);
-        }
-    }
-    for (i, out) in rest.iter_mut().enumerate() {
-        out.write((sum(&top_rest[2 * i..][..2]) + sum(&bottom_rest[2 * i..][..2])) * scale);
+    let [top, bottom] = [top, bottom].map(|row| row.as_chunks::<2>().0);
+    for (out, (top, bottom)) in out.iter_mut().zip(top.iter().zip(bottom)) {
+        out.write((sum(top) + sum(bottom)) * scale);
     }
 }
 
 /// Each element of a row twice, times `scale`.
 #[inline(always)]
 fn repeat_pairs<T: Real>(row: &[T], scale: T, out: &mut [MaybeUninit<T>]) {
-    let (pieces, rest) = out.as_chunks_mut::<{ 2 * AT_ONCE }>();
-    let (row, row_rest) = row.as_chunks::<AT_ONCE>();
-    for (out, x) in pieces.iter_mut().zip(row) {
-        for (i, out) in out.iter_mut().enumerate() {
-            out.write(x[i / 2] * scale);
-        }
-    }
-    for (out, &x) in rest.chunks_exact_mut(2).zip(row_rest) {
-        out.fill(MaybeUninit::new(x * scale));
+    for (out, &x) in out.as_chunks_mut::<2>().0.iter_mut().zip(row) {
+        *out = [MaybeUninit::new(x * scale); 2];
     }
 }
 
@@ -176,7 +159,7 @@ mod tests {
         }
     }
 
-    /// Rows shorter than what is made at once, as long, longer; of no columns; all on one thread and shared out.
+    /// Rows shorter than a vector, as long, longer; of no columns; all on one thread and shared out.
     #[test]
     fn pairs_equal_the_definition() {
         for width in [0, 1, 7, 8, 9, 16, 33, 1000, 5000] {

@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 
 use super::lanes::{Lanes, lanes};
 use super::parallel::{SERIAL, for_each_chunk_of, has_helpers};
-use super::past_caches::{fence, pays, write_past_caches};
+use super::past_caches::{better_past_caches, fence, write_past_caches};
 use super::prefetch::{LINE, Prefetch};
 use super::{CHUNK, Real};
 
@@ -70,7 +70,7 @@ pub(crate) fn update<T: Real, const TARGETS: usize, const SOURCES: usize>(
     formula: &impl Formula<TARGETS, SOURCES>,
     bound: Option<f64>,
 ) -> bool {
-    let past_caches = bound.is_some() && has_helpers() && pays();
+    let past_caches = bound.is_some() && has_helpers() && better_past_caches();
     update_with(targets, sources, formula, bound, past_caches)
 }
 
